@@ -37,7 +37,9 @@ class TunesmithError(Exception):
     def __str__(self) -> str:
         return f"{self.message} {self.hint}".strip()
 
-    def __reduce__(self) -> tuple[object, ...]:  # stays picklable across processes despite the keyword argument
+    def __reduce__(
+        self,
+    ) -> tuple[object, ...]:  # stays picklable across processes despite the keyword argument
         return (_rebuild, (type(self), self.message, self.hint))
 
 

@@ -74,7 +74,9 @@ def apply_overrides(data: Mapping[str, Any], overrides: Iterable[str]) -> dict[s
         for part in parents:
             step = target.setdefault(part, {})
             if not isinstance(step, dict):
-                raise SpecError(f"Override {item[:80]!r}: {part!r} holds a value, not a section.", hint="Shorten the key.")
+                raise SpecError(
+                    f"Override {item[:80]!r}: {part!r} holds a value, not a section.", hint="Shorten the key."
+                )
             target = step
         target[last] = value
     return out

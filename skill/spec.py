@@ -30,23 +30,28 @@ class ModelSpec(Part):
         max_length=400,
         description="Embedded name (smollm2-135m-instruct), local folder, .gguf file, or hub id owner/name",
     )
-    revision: str | None = Field(None, max_length=100, description="Hub commit, tag or branch")
+    revision: str | None = Field(default=None, max_length=100, description="Hub commit, tag or branch")
     dtype: Dtype | None = Field(
-        None, description="Weights in memory; default bfloat16 under an adapter, float32 for full fine-tuning"
+        default=None,
+        description="Weights in memory; default bfloat16 under an adapter, float32 for full fine-tuning",
     )
     attn_implementation: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
 
 
 class DataSpec(Part):
     train: str = Field(min_length=1, max_length=1000, description="Training file inside the workspace")
-    eval: str | None = Field(None, max_length=1000, description="Held-out file; else eval_fraction is split off")
-    eval_fraction: float = Field(0.1, ge=0, le=0.5, description="Share split off when no eval file; 0 = none")
+    eval: str | None = Field(
+        default=None, max_length=1000, description="Held-out file; else eval_fraction is split off"
+    )
+    eval_fraction: float = Field(default=0.1, ge=0, le=0.5, description="Share split off when no eval file; 0 = none")
     columns: dict[str, str] = Field(
         default_factory=dict, description="Your column -> prompt, completion, system, messages or text"
     )
-    system: str | None = Field(None, max_length=20_000, description="System message for rows without one")
-    max_length: int = Field(1024, ge=16, le=1_000_000, description="Tokens; longer rows are dropped and counted")
-    packing: bool = Field(False, description="Pack rows to max_length (bfd: no contamination, no cut rows)")
+    system: str | None = Field(default=None, max_length=20_000, description="System message for rows without one")
+    max_length: int = Field(
+        default=1024, ge=16, le=1_000_000, description="Tokens; longer rows are dropped and counted"
+    )
+    packing: bool = Field(default=False, description="Pack rows to max_length (bfd: no contamination, no cut rows)")
 
 
 class FullMethod(Part):
@@ -56,14 +61,15 @@ class FullMethod(Part):
 
 
 class LoraFields(Part):
-    r: int = Field(16, ge=1, le=1024, description="Rank")
-    lora_alpha: int = Field(32, ge=1, le=4096, description="Scale: update is alpha/r * B@A")
-    lora_dropout: float = Field(0.0, ge=0, lt=1)
+    r: int = Field(default=16, ge=1, le=1024, description="Rank")
+    lora_alpha: int = Field(default=32, ge=1, le=4096, description="Scale: update is alpha/r * B@A")
+    lora_dropout: float = Field(default=0.0, ge=0, lt=1)
     target_modules: str | tuple[str, ...] = Field(
-        "all-linear", description="all-linear, or module names; never lm_head (TRL 1.16 fuses it with the loss)"
+        default="all-linear",
+        description="all-linear, or module names; never lm_head (TRL 1.16 fuses it with the loss)",
     )
-    use_rslora: bool = Field(False, description="Scale by alpha/sqrt(r) (arXiv 2312.03732)")
-    use_dora: bool = Field(False, description="Weight-decomposed LoRA (arXiv 2402.09353)")
+    use_rslora: bool = Field(default=False, description="Scale by alpha/sqrt(r) (arXiv 2312.03732)")
+    use_dora: bool = Field(default=False, description="Weight-decomposed LoRA (arXiv 2402.09353)")
 
 
 class LoraMethod(LoraFields):
@@ -84,41 +90,48 @@ class PrefixMethod(Part):
     """Prefix tuning (arXiv 2101.00190): trained key/value vectors before the prompt. Cannot be merged."""
 
     type: Literal["prefix"] = "prefix"
-    num_virtual_tokens: int = Field(20, ge=1, le=1000)
+    num_virtual_tokens: int = Field(default=20, ge=1, le=1000)
 
 
-METHODS: dict[str, type[Part]] = {"full": FullMethod, "lora": LoraMethod, "qlora": QloraMethod, "prefix": PrefixMethod}
+METHODS: dict[str, type[Part]] = {
+    "full": FullMethod,
+    "lora": LoraMethod,
+    "qlora": QloraMethod,
+    "prefix": PrefixMethod,
+}
 Method = Annotated[FullMethod | LoraMethod | QloraMethod | PrefixMethod, Field(discriminator="type")]
 
 
 class TrainingSpec(Part):
-    num_train_epochs: float = Field(1.0, gt=0, le=1000)
-    max_steps: int | None = Field(None, ge=1, description="Optimizer steps; overrides num_train_epochs")
-    per_device_train_batch_size: int = Field(8, ge=1, le=4096)
-    gradient_accumulation_steps: int = Field(1, ge=1, le=4096)
-    learning_rate: float = Field(2e-4, gt=0, le=1)
+    num_train_epochs: float = Field(default=1.0, gt=0, le=1000)
+    max_steps: int | None = Field(default=None, ge=1, description="Optimizer steps; overrides num_train_epochs")
+    per_device_train_batch_size: int = Field(default=8, ge=1, le=4096)
+    gradient_accumulation_steps: int = Field(default=1, ge=1, le=4096)
+    learning_rate: float = Field(default=2e-4, gt=0, le=1)
     lr_scheduler_type: Literal["linear", "cosine", "constant", "constant_with_warmup"] = "cosine"
-    warmup_steps: float = Field(0.03, ge=0, description="Below 1: share of the run. From 1: optimizer steps")
-    weight_decay: float = Field(0.0, ge=0, le=1)
-    max_grad_norm: float = Field(1.0, ge=0, description="0 = no clipping")
+    warmup_steps: float = Field(default=0.03, ge=0, description="Below 1: share of the run. From 1: optimizer steps")
+    weight_decay: float = Field(default=0.0, ge=0, le=1)
+    max_grad_norm: float = Field(default=1.0, ge=0, description="0 = no clipping")
     optim: Literal["adamw_torch_fused", "adamw_torch", "adamw_8bit", "paged_adamw_8bit", "paged_adamw_32bit"] = (
         "adamw_torch_fused"
     )
-    precision: Literal["bf16", "fp16", "fp32"] = Field("bf16", description="Autocast; fp16 only below sm_80")
-    activation_checkpointing: bool = Field(False, description="Recompute activations in backward: less memory")
-    eval_steps: int | None = Field(None, ge=1, description="Default: five evaluations a run")
-    save_steps: int | None = Field(None, ge=1, description="Default: eval_steps")
-    save_total_limit: int = Field(2, ge=1, le=1000)
-    logging_steps: int = Field(1, ge=1, le=10_000)
-    load_best_model_at_end: bool = Field(True, description="Keep the checkpoint with the lowest eval loss")
-    early_stopping_patience: int | None = Field(None, ge=1, description="Evaluations without gain before stopping")
-    seed: int = Field(42, ge=0, le=2**32 - 1)
+    precision: Literal["bf16", "fp16", "fp32"] = Field(default="bf16", description="Autocast; fp16 only below sm_80")
+    activation_checkpointing: bool = Field(default=False, description="Recompute activations in backward: less memory")
+    eval_steps: int | None = Field(default=None, ge=1, description="Default: five evaluations a run")
+    save_steps: int | None = Field(default=None, ge=1, description="Default: eval_steps")
+    save_total_limit: int = Field(default=2, ge=1, le=1000)
+    logging_steps: int = Field(default=1, ge=1, le=10_000)
+    load_best_model_at_end: bool = Field(default=True, description="Keep the checkpoint with the lowest eval loss")
+    early_stopping_patience: int | None = Field(
+        default=None, ge=1, description="Evaluations without gain before stopping"
+    )
+    seed: int = Field(default=42, ge=0, le=2**32 - 1)
 
 
 class LaunchSpec(Part):
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    num_threads: int | None = Field(None, ge=1, le=1024, description="CPU threads; default all cores")
-    merge_after: bool = Field(False, description="Merge the adapter into the base when training completes")
+    num_threads: int | None = Field(default=None, ge=1, le=1024, description="CPU threads; default all cores")
+    merge_after: bool = Field(default=False, description="Merge the adapter into the base when training completes")
 
 
 class RunSpec(Part):

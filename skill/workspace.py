@@ -104,7 +104,10 @@ class Workspace:
         if not chosen.is_dir():
             raise WorkspaceError(f"The workspace {chosen} is not a folder.", hint=f"Create it: mkdir -p {chosen}")
         extra = os.environ.get("TUNESMITH_READ_DIRS", "")
-        return cls(chosen.resolve(), tuple(Path(part).expanduser().resolve() for part in extra.split(os.pathsep) if part))
+        return cls(
+            chosen.resolve(),
+            tuple(Path(part).expanduser().resolve() for part in extra.split(os.pathsep) if part),
+        )
 
     def read_path(self, text: str | Path, *, what: str = "file") -> Path:
         """An existing file or folder inside the workspace (or a read folder), symlinks resolved.
@@ -141,7 +144,9 @@ class Workspace:
     def run(self, name: str) -> RunDir:
         """The run folder of a valid name; it need not exist."""
         if not re.fullmatch(NAME_PATTERN, name):
-            raise SpecError(f"Run name {name[:80]!r} is not valid.", hint="Use a-z, 0-9 and '-', at most 63 characters.")
+            raise SpecError(
+                f"Run name {name[:80]!r} is not valid.", hint="Use a-z, 0-9 and '-', at most 63 characters."
+            )
         return RunDir(self.runs_dir / name)
 
     def existing_run(self, name: str) -> RunDir:
