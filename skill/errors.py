@@ -8,7 +8,7 @@
       WorkspaceError(PermissionError)  outside_workspace     a path leaves the workspace
       NotFound(LookupError)            not_found             no such run, recipe, file
       StateError(RuntimeError)         wrong_state           the run is not in a state that allows this
-      ConflictError(RuntimeError)      conflict              the name is taken by a different spec, or the machine is busy
+      ConflictError(RuntimeError)      conflict              the name is taken by another spec, or the machine is busy
       ScriptError(ValueError)          script_invalid        a rendered script does not pass its checks
       ResourceError(OSError)           not_enough_resources  disk or memory does not suffice
       MissingDependency(ImportError)   missing_dependency    an optional package is not installed

@@ -63,12 +63,7 @@ def apply_overrides(data: Mapping[str, Any], overrides: Iterable[str]) -> dict[s
         path, sign, text = item.partition("=")
         if not sign or not path.strip():
             raise SpecError(f"Override {item[:80]!r} is not KEY=VALUE.", hint="Write it as training.learning_rate=1e-4")
-        try:
-            value = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise SpecError(f"Override {item[:80]!r} has no valid value.", hint="Quote the value.") from error
-        if isinstance(value, str):
-            value = _number(value)
+        value = _value(text)
         target = out
         *parents, last = path.strip().split(".")
         for part in parents:
@@ -82,9 +77,15 @@ def apply_overrides(data: Mapping[str, Any], overrides: Iterable[str]) -> dict[s
     return out
 
 
-def _number(text: str) -> float | str:
-    """YAML 1.1 reads 1e-4 as a string; people mean the number."""
+def _value(text: str) -> Any:
+    """A YAML number, boolean, list or quoted text; anything else, such as a system prompt with a colon, as it stands."""
     try:
-        return float(text)
-    except ValueError:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
         return text
+    if isinstance(value, str):
+        try:
+            return float(value)  # YAML 1.1 reads 1e-4 as text; people mean the number
+        except ValueError:
+            return value
+    return text if isinstance(value, dict) else value
