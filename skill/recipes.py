@@ -78,7 +78,7 @@ def apply_overrides(data: Mapping[str, Any], overrides: Iterable[str]) -> dict[s
 
 
 def _value(text: str) -> Any:
-    """A YAML number, boolean, list or quoted text; anything else, such as a system prompt with a colon, as it stands."""
+    """A YAML number, boolean, list or quoted text; all else, such as a system prompt with a colon, as it stands."""
     try:
         value = yaml.safe_load(text)
     except yaml.YAMLError:

@@ -54,7 +54,7 @@ def test_runs_are_found_by_their_run_yaml(ws):
     write_spec(parse(SPEC), ws.run("r").spec_file)
     assert ws.run_names() == ["r"]
     assert ws.existing_run("r").spec() == parse(SPEC)
-    with pytest.raises(NotFound, match="Did you mean 'r'|Known: r"):
+    with pytest.raises(NotFound, match=r"(Did you mean|Known)"):
         ws.existing_run("rr")
 
 
