@@ -1,4 +1,4 @@
-"""The wheel, installed away from the checkout, carries everything it needs: tools are listed and a script is rendered."""
+"""The wheel, installed away from the checkout, carries all it needs: tools are listed, a script is rendered."""
 
 import json
 import os
@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 @pytest.fixture(scope="module")
 def python(tmp_path_factory) -> Path:
-    """A fresh environment with only the built wheel; its dependencies are those of the environment that runs the tests."""
+    """A fresh environment with only the built wheel, and the dependencies of the one that runs the tests."""
     folder = tmp_path_factory.mktemp("wheel")
     build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(folder), str(ROOT)]
     subprocess.run(build, check=True, timeout=250)
