@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Literal
 
 from skill.errors import SpecError
-from skill.memory.analytic import Peak, peak
 from skill.memory.gpus import GIB, find_gpu, known_gpus
 from skill.memory.job import OPTIMIZERS, Job, job_from_spec
 from skill.memory.models import DevicePeak, Gib, GpuFit, Lever, MemoryEstimate
+from skill.memory.peak import Peak, peak
 from skill.memory.resolve import resolve_shape
 from skill.spec import RunSpec
 from skill.workspace import Workspace

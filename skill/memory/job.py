@@ -44,6 +44,26 @@ class Job:
     accumulation: int = 1
     clip: bool = True
     padded: bool = False
+    # Facts of the code that runs the step; the defaults are TRL 1.16 on transformers 5.23 and torch 2.9 or later.
+    reentrant: bool = False  # torch.utils.checkpoint kind
+    outputs_alive: bool = False  # the loop holds the model's outputs (logits) during backward
+    optimizer_in_backward: bool = False
+    norm_kernel: Literal["hf", "fused"] = "hf"
+    rope_kernel: Literal["hf", "fused"] = "hf"
+    mlp_kernel: Literal["hf", "fused"] = "hf"
+    lora_kernel: Literal["peft", "unsloth"] = "peft"
+    repeat_kv: bool = False  # keys and values copied to all heads before a flash kernel (transformers < 5 with sdpa)
+    materialised_mask: bool = False
+    kbit_norms_low: bool = False  # TRL 0.x casts embeddings (not norms) back to bfloat16 after k-bit preparation
+    kbit_embeddings_low: bool = False
+    head_autocast_off: bool = False
+    residual_dropout: float = 0.0
+    embedding_dropout: float = 0.0
+    embedding_width: int | None = None
+    head_width: int | None = None
+    untie_head: bool = False
+    stream_width: int | None = None
+    workspace: int | None = None
     num_gpus: int = 1
     sharding: Literal["none", "ddp", "zero1", "zero2", "zero3", "fsdp"] = "none"
     offload: bool = False

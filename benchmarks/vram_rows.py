@@ -1,0 +1,182 @@
+"""A published measurement (one row of a rows file) as a Job: what the row's fields say about the code that ran.
+
+The keys are facts of each framework's code, read in its source: which loss implementation, what k-bit preparation does,
+which tensors the loop keeps. None is fitted to a measured number.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from skill.memory.job import Job
+from skill.memory.shapes import Shape, from_catalogue
+
+Row = dict[str, Any]
+OLD_HEADS = {"q_proj", "k_proj", "v_proj", "o_proj"}
+
+
+def version(row: Row, package: str) -> tuple[int, int] | None:
+    """Major and minor of a library the row states."""
+    text = str((row.get("framework_versions") or {}).get(package) or "")
+    found = re.match(r"(\d+)\.(\d+)", text)
+    return (int(found[1]), int(found[2])) if found else None
+
+
+def gpu_flash(row: Row) -> bool:
+    """Does the row's GPU run FlashAttention-2 kernels (sm_80 and later)?"""
+    return not any(name in str(row.get("gpu_type")) for name in ("T4", "V100", "P100", "2080", "RTX 6000 "))
+
+
+def quantisation(row: Row) -> str:
+    text = str(row.get("weights_dtype")).lower()
+    if "gptq" in text or "gptq" in row["model"].lower():
+        return "gptq"
+    if "nf4" in text or "4bit" in text or "4-bit" in text or row["method"] == "qlora":
+        return "nf4-dq" if "double" in text and "no double" not in text else "nf4"
+    return "int8" if "int8" in text or "8bit" in text else "none"
+
+
+def dtype_of(text: object, default: str = "bfloat16") -> str:
+    low = str(text).lower()
+    if "bf16" in low or "bfloat16" in low:
+        return "bfloat16"
+    if "fp16" in low or "float16" in low or "16-bit" in low:
+        return "float16"
+    if "fp32" in low or "float32" in low:
+        return "float32"
+    return default
+
+
+def job_for(row: Row) -> Job | None:
+    """The Job of a row, or None when the row does not say enough (no batch, no length, unknown model)."""
+    shape = from_catalogue(row["model"])
+    if shape is None or not row.get("micro_batch_size") or not row.get("seq_len"):
+        return None
+    if row["method"] not in ("full", "lora", "qlora"):
+        return None
+    framework = str(row.get("framework")).lower()
+    for name, build in FRAMEWORKS:
+        if name in framework:
+            return build(row, shape)
+    return huggingface(row, shape)
+
+
+def _common(row: Row, shape: Shape) -> dict[str, Any]:
+    method = row["method"]
+    targets = row.get("target_modules")
+    attention = str(row.get("attention_impl")).lower()
+    quant = quantisation(row) if method == "qlora" else "none"
+    return {
+        "shape": shape,
+        "method": "full" if method == "full" else "lora",
+        "batch": row["micro_batch_size"],
+        "length": row["seq_len"],
+        "dtype": "bfloat16" if quant != "none" else dtype_of(row.get("weights_dtype")),
+        "quant": quant,
+        "rank": row.get("lora_r") or 8,
+        "targets": tuple(targets) if isinstance(targets, list) else "all-linear",
+        "attention": "eager" if "eager" in attention else "flash" if gpu_flash(row) else "efficient",
+        "checkpointing": bool(row.get("gradient_checkpointing")),
+        "accumulation": row.get("grad_accum") or 1,
+        "padded": False,
+        "optimizer": optimizer(row),
+        "num_gpus": row.get("gpus") or 1,
+        "sharding": sharding(row),
+        "offload": bool(row.get("cpu_offload")),
+    }
+
+
+def optimizer(row: Row) -> str:
+    text = str(row.get("optimizer")).lower()
+    if "paged" in text:
+        return "paged"
+    if "8bit" in text:
+        return "adamw_8bit"
+    if "cpuadam" in text:
+        return "offloaded"
+    if "fused" in text and "into backward" not in text:
+        return "adamw_fused"
+    return "adamw_foreach"
+
+
+def sharding(row: Row) -> str:
+    text = str(row.get("sharding") or "none").lower()
+    if "no_shard" in text or "ddp" in text:
+        return "ddp"
+    if "fsdp" in text:
+        return "fsdp"
+    found = re.search(r"zero-?(\d)", text)
+    return f"zero{found[1]}" if found else "none"
+
+
+def loss(row: Row) -> str:
+    text = str(row.get("loss_impl")).lower()
+    if "liger" in text:
+        return "liger"
+    if "fused_ce" in text:
+        return "fused_ce"
+    if "chunkedoutput" in text:
+        return "torchtune_chunked"
+    transformers = version(row, "transformers")
+    # transformers 4.50 shifts the labels; before, the logits were sliced and copied
+    return "hf_shift" if transformers is None or transformers < (4, 50) else "hf"
+
+
+def huggingface(row: Row, shape: Shape) -> Job:
+    """HF Trainer or a plain loop on transformers + PEFT."""
+    keys = _common(row, shape)
+    compute = str(row.get("compute_dtype")).lower()
+    amp = "autocast" in compute and "no autocast" not in compute or "amp" in compute
+    weights = str(row.get("weights_dtype")).lower()
+    keys.update(
+        autocast=dtype_of(compute) if amp else None,
+        loss=loss(row),
+        reentrant=True,
+        kbit_prepare="kbit" in weights or "fp32 (prepare" in weights,
+        adapter_dtype=dtype_of(row.get("trainable_dtype"), "float32"),
+    )
+    return Job(**keys)
+
+
+def fms(row: Row, shape: Shape) -> Job:
+    """fms-acceleration scenarios: HF Trainer, SFTTrainer of TRL 0.13; the plugins named in the framework field."""
+    framework = row["framework"]
+    keys = _common(row, shape)
+    foak = "foak" in framework
+    baseline = "baseline-peft-bnb" in framework
+    fused_lora = foak and keys["quant"] != "none"
+    keys.update(
+        autocast=None if keys["quant"] == "none" else "float16" if keys["quant"] == "gptq" else "bfloat16",
+        loss=loss(row),
+        reentrant=True,
+        kbit_prepare=baseline,
+        kbit_embeddings_low=baseline,  # TRL 0.13 peft_module_casting_to_bf16
+        adapter_dtype="float32",
+        lora_dropout=0.0 if keys["quant"] != "none" else 0.1,
+        norm_kernel="fused" if foak else "hf",
+        rope_kernel="fused" if foak else "hf",
+        lora_kernel="unsloth" if fused_lora else "peft",
+    )
+    return Job(**keys)
+
+
+def fitcheck(row: Row, shape: Shape) -> Job:
+    """fitcheck-llm scripts/measure.py: float16 base, float32 adapters, no autocast, the loop holds the outputs."""
+    job = huggingface(row, shape)
+    return job.but(
+        dtype="float16", autocast=None, outputs_alive=True, clip=False, adapter_dtype="float32", reentrant=False
+    )
+
+
+def canif(row: Row, shape: Shape) -> Job:
+    """can-i-finetune-this benchmark.py: eager attention, all-ones mask, the loop holds the last outputs."""
+    job = huggingface(row, shape)
+    return job.but(outputs_alive=True, clip=False, kbit_prepare=row["method"] == "qlora", adapter_dtype="float32")
+
+
+FRAMEWORKS = [
+    ("fms-hf-tuning", fms),
+    ("scripts/measure.py", fitcheck),
+    ("canifinetune", canif),
+]
