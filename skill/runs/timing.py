@@ -1,0 +1,137 @@
+"""How long a training will take: from earlier runs of this machine, else from FLOPs and a measured or known speed.
+
+FLOPs a token: 2 N forward and 2 N backward for the activations; 2 N more for the gradients of the weights when all
+train (Kaplan et al. 2020, arXiv 2001.08361, section 2.1); 2 N more when activations are computed again. N: parameters
+without the embedding lookup. Nothing is added for attention scores: below 2 % at 1k tokens for 1B and larger models.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import time
+from contextlib import suppress
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from skill.runs.metrics import latest, number, recent, start_line
+from skill.runs.store import JobRecord, append_line, read_lines
+from skill.spec import RunSpec
+from skill.workspace import RunDir, cache_dir
+
+# Share of the peak that a training step reaches. GPU: 0.25 to 0.5, the span of published model FLOPs utilisations of
+# single-GPU fine-tuning. CPU: of this machine's own fp32 matrix product.
+GPU_SHARE = (0.2, 0.5)
+CPU_SHARE = (0.25, 1.0)
+BYTES_PER_TOKEN = 4.0  # of English text under a vocabulary of 32k to 150k; only where tokens were not counted
+
+
+class TimeEstimate(BaseModel):
+    """Expected seconds of training, evaluations and checkpoints included, with the source of the figure."""
+
+    model_config = ConfigDict(frozen=True)
+
+    expected_s: float
+    low_s: float
+    high_s: float
+    source: str
+
+
+def _key(spec: RunSpec, device: str) -> dict[str, Any]:
+    threads = spec.launch.num_threads
+    method, packing = spec.method.type, spec.data.packing
+    machine = f"{platform.node()}/{device}/{threads or 'all'}"
+    return {"machine": machine, "model": spec.model.id, "method": method, "packing": packing}
+
+
+def remember(run: RunDir, record: JobRecord) -> None:
+    """Note the speed of a completed training for later estimates; a resumed one is left out (its time is in parts)."""
+    spec, figures, events = run.spec(), latest(run.metrics), recent(run.metrics)
+    if record.attempt > 1 or record.started_at is None or record.ended_at is None or figures.step < 5 or not events:
+        return
+    line = _key(spec, "cuda" if (record.slot or "").startswith("gpu") else "cpu")
+    rows = spec.training.per_device_train_batch_size * spec.training.gradient_accumulation_steps
+    line |= {"t": round(time.time()), "seconds_per_row": (record.ended_at - record.started_at) / (figures.step * rows)}
+    line |= {"bytes_per_row": _bytes_per_row(run), "steps": figures.step, "run": run.name}
+    if tokens := number(start_line(run.metrics), "context_tokens"):
+        line["context_tokens"] = tokens
+    with suppress(OSError):
+        append_line(cache_dir() / "speeds.jsonl", json.dumps(line))
+
+
+def _bytes_per_row(run: RunDir) -> float | None:
+    data = run.data / "train.jsonl"
+    try:
+        with data.open("rb") as file:
+            rows = sum(1 for _ in file)
+        return data.stat().st_size / rows if rows else None
+    except OSError:
+        return None
+
+
+def expected(run: RunDir, spec: RunSpec, steps: int, *, device: str, params: int | None) -> TimeEstimate | None:
+    """The time `steps` optimizer steps will take; None when there is nothing to tell it from.
+
+    Args:
+        device: "cpu" or "cuda".
+        params: parameters of the model, for the estimate from FLOPs.
+    """
+    per_row = _bytes_per_row(run)
+    if per_row is None or steps <= 0:
+        return None
+    rows = steps * spec.training.per_device_train_batch_size * spec.training.gradient_accumulation_steps
+    known = _key(spec, device)
+    for earlier in reversed(list(read_lines(cache_dir() / "speeds.jsonl"))):
+        size, speed = number(earlier, "bytes_per_row"), number(earlier, "seconds_per_row")
+        if size and speed and all(earlier.get(key) == value for key, value in known.items()):
+            seconds = rows * speed * per_row / size
+            source = f"the speed of run {str(earlier.get('run'))[:63]!r} on this machine, scaled by the bytes of a row"
+            return _rounded(seconds * 0.7, seconds, seconds * 1.5, source)
+    peak = _peak_flops(device)
+    if params is None or peak is None:
+        return None
+    flops = flops_per_token(spec, params) * rows * per_row / BYTES_PER_TOKEN
+    share = GPU_SHARE if device == "cuda" else CPU_SHARE
+    slow, fast = flops / (peak[0] * share[0]), flops / (peak[0] * share[1])
+    return _rounded(fast, (slow * fast) ** 0.5, slow, f"FLOPs over {share[0]:.0%} to {share[1]:.0%} of {peak[1]}")
+
+
+def flops_per_token(spec: RunSpec, params: int) -> float:
+    factor = 6 if spec.method.type == "full" else 4
+    return float(params) * (factor + (2 if spec.training.activation_checkpointing else 0))
+
+
+def _rounded(low: float, middle: float, high: float, source: str) -> TimeEstimate:
+    def two_digits(seconds: float) -> float:
+        return float(f"{max(1.0, seconds):.2g}")
+
+    return TimeEstimate(expected_s=two_digits(middle), low_s=two_digits(low), high_s=two_digits(high), source=source)
+
+
+def _peak_flops(device: str) -> tuple[float, str] | None:
+    """FLOP/s of the device and where the figure is from."""
+    if device == "cpu":
+        speed = matmul_flops()
+        return speed, f"{speed / 1e9:.0f} GFLOP/s, the matrix product of this CPU just now"
+    from skill.errors import NotFound
+    from skill.memory.gpus import find_gpu, live_gpus
+
+    for live in live_gpus()[:1]:
+        with suppress(NotFound):
+            gpu = find_gpu(live.name)
+            return gpu.bf16_tflops * 1e12, f"{gpu.bf16_tflops:.0f} TFLOP/s, the bf16 peak of {gpu.name}"
+    return None
+
+
+def matmul_flops(size: int = 768) -> float:
+    """fp32 FLOP/s of a matrix product on this machine: best of three; about 50 ms."""
+    import numpy as np
+
+    a = np.ones((size, size), dtype=np.float32)
+    best = float("inf")
+    for _ in range(3):
+        start = time.perf_counter()
+        np.matmul(a, a)
+        best = min(best, time.perf_counter() - start)
+    return 2 * size**3 / best
