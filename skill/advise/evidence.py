@@ -9,6 +9,7 @@ from functools import cache
 from skill.advise.tables import table
 
 _NUMBER = r"(?:\d[\d,]*(?:\.\d+)?|\.\d+)"
+_SPELT = dict(zip("one two three four five six seven eight nine ten".split(), range(1, 11), strict=True))
 _WORDS = 4  # at most this many words between a count and what is counted
 
 
@@ -57,6 +58,8 @@ def read(task: str) -> Reading:
 def normalise(task: str) -> str:
     """Lower case, plain quotes and dashes, single spaces: patterns need not know typography."""
     text = task.lower().replace("’", "'").replace("‘", "'").replace("–", "-").replace("—", " - ").replace("‑", "-")
+    for word, digit in _SPELT.items():  # "three billion tokens" -> "3 billion tokens"
+        text = re.sub(rf"\b{word} (?=(?:hundred|thousand|million|billion)\b)", f"{digit} ", text)
     text = text.replace("half a million", "500000").replace("quarter of a million", "250000")
     return re.sub(r"\s+", " ", text)[:20_000]
 

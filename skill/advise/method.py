@@ -43,9 +43,12 @@ def choose(ws: Workspace, facts: Facts, verdict: str) -> Plan:
     tables = table("methods")
     rows = facts.get("examples")
     shown = {**facts, "verdict": verdict}
-    if facts.get("verifiable") and rows is not None and rows >= tables["demonstrations_from"]:
-        pure = facts.get("reasoning_task") and not facts.get("needs_format")
-        shown["labelled_demonstrations"] = True if not pure or facts.get("labelled") else None
+    if facts.get("demonstrations") and not facts.get("no_demonstrations"):
+        shown["has_demonstrations"] = True
+    elif rows is not None and rows >= tables["demonstrations_from"]:
+        # Rows of unknown kind: on a hard task they are problems to be solved, else they hold the answers.
+        hard = facts.get("reasoning") or facts.get("reasoning_task") or facts.get("no_demonstrations")
+        shown["has_demonstrations"] = None if hard else True
     rule = next(item for item in tables["objectives"] if holds(item["when"], shown))
     plan = Plan(rule["objective"], f"{rule['because']} [{source(rule['source'])}]")
     plan.base = base_model(ws, facts)

@@ -112,7 +112,7 @@ def _reasons(decision: Decision) -> tuple[list[str], list[str]]:
 
 def _understood(query: ApproachQuery, facts: Facts, reading: Reading, origin: dict[str, str]) -> dict[str, str]:
     """Facts in use with where they come from. Signals are quoted from the task, so that a misreading shows."""
-    words = {"needs_format": "format", "needs_tone": "tone", "needs_domain_knowledge": "domain"}
+    words = {"needs_format": "format", "needs_tone": "tone"}
     stated = query.model_dump(exclude_none=True)
     stated |= {"preferences": stated.get("has_preferences"), "verifiable": stated.get("verifiable_reward")}
     stated |= {"teacher": stated.get("teacher_model")}

@@ -49,7 +49,7 @@ def gather(query: ApproachQuery) -> tuple[Facts, Reading]:
     """All that is known: the words' signals and facts, overridden by what was stated as a fact."""
     reading = read(query.task)
     facts: Facts = dict.fromkeys(reading.signals, True) | dict(reading.facts)
-    for word, fact in (("format", "needs_format"), ("tone", "needs_tone"), ("domain", "needs_domain_knowledge")):
+    for word, fact in (("format", "needs_format"), ("tone", "needs_tone")):
         facts[fact] = True if word in reading.signals else None
     if reading.signals & {"pairs", "thumbs"}:
         facts["preferences"] = "paired" if "pairs" in reading.signals else "unpaired"
