@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import struct
-import subprocess
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from skill.child import run_module
 from skill.errors import MissingDependency, ModelUnsupported
 
 CONVERSION_FORMAT = 1  # raise it when the files a conversion writes change: older cache folders are then made anew
@@ -186,17 +185,7 @@ def read_record(folder: Path) -> dict[str, Any] | None:
 
 
 def _convert_in_process(source: Path, work: Path) -> None:
-    package_root = str(Path(__file__).resolve().parent.parent)
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error", "TQDM_DISABLE": "1"}
-    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [package_root, os.environ.get("PYTHONPATH")]))
-    done = subprocess.run(  # -P: never import from the current folder, which may hold a user's files
-        [sys.executable, "-P", "-m", "skill.gguf", str(source), str(work)],
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        errors="replace",
-        env=environment,
-    )
+    done = run_module("skill.gguf", str(source), str(work))
     if done.returncode == 0:
         return
     last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1][:500]
