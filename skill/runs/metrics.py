@@ -109,6 +109,8 @@ def tokens_per_second(events: list[Event]) -> float | None:
 
 def _rate(events: list[Event], key: str) -> float | None:
     """Seconds for each unit of a growing counter over the last WINDOW events that carry it."""
+    steps = [event for event in events if event.get("event") != "start"]  # loading is not speed
+    events = steps if len(steps) > 1 else events
     seen = [(t, value) for e in events if (t := number(e, "t")) is not None and (value := number(e, key)) is not None]
     seen = [pair for pair in seen if math.isfinite(pair[0]) and math.isfinite(pair[1])][-WINDOW:]
     if len(seen) < 2:

@@ -198,6 +198,22 @@ def free_ram_gib() -> float:
     return round(free / GIB, 1)
 
 
+def trained_params(spec: RunSpec, shape: Any) -> int:
+    """Parameters that train, and so are in a checkpoint; `shape` is a skill.memory.shapes.Shape."""
+    method = spec.method
+    if method.type == "full":
+        return shape.params
+    if method.type == "prefix":
+        return 2 * shape.layers * method.num_virtual_tokens * shape.kv_width
+    names = None if method.target_modules == "all-linear" else set(_names(method.target_modules))
+    linears = [linear for linear in (*shape.attention, *shape.mlp) if names is None or linear.name in names]
+    return shape.layers * sum(method.r * (linear.n_in + linear.n_out) for linear in linears)
+
+
+def _names(target_modules: str | tuple[str, ...]) -> tuple[str, ...]:
+    return (target_modules,) if isinstance(target_modules, str) else target_modules
+
+
 def disk_need(run: RunDir, spec: RunSpec, shape: Any | None) -> Need:
     """Bytes of checkpoints, of what is kept at the end and of the merge, on the disk of the run folder.
 
@@ -207,13 +223,8 @@ def disk_need(run: RunDir, spec: RunSpec, shape: Any | None) -> Need:
     free = round(shutil.disk_usage(run.path).free / GIB, 1)
     if shape is None:
         return Need(needed_gib=None, free_gib=free, of="free on the disk of the run folder; the model is not known")
-    from skill.memory.analytic import adapter_params
-    from skill.memory.job import job_from_spec
-
-    job = job_from_spec(spec, shape)
-    full = spec.method.type == "full"
-    trained = shape.params if full else adapter_params(job)
-    width = 4 if full or job.adapter_dtype == "float32" else 2
+    trained = trained_params(spec, shape)
+    width = 2 if spec.method.type == "qlora" else 4  # bytes: TRL keeps QLoRA adapters in bfloat16
     checkpoints = spec.training.save_total_limit + 1 + (1 if spec.training.load_best_model_at_end else 0)
     total = trained * width * 3 * checkpoints + trained * width
     if spec.launch.merge_after:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import time
 from pathlib import Path
 from typing import Any
@@ -194,11 +195,12 @@ def _elapsed(record: JobRecord | None) -> float | None:
 
 
 def _round(value: float | None, digits: int) -> float | None:
-    return None if value is None else round(value, digits)
+    """Rounded; None for what JSON cannot say. That a loss is no number is told by the diagnosis."""
+    return None if value is None or not math.isfinite(value) else round(value, digits)
 
 
 def _significant(value: float | None) -> float | None:
-    return None if value is None else float(f"{value:.4g}")
+    return None if value is None or not math.isfinite(value) else float(f"{value:.4g}")
 
 
 def next_step(run: RunDir, jobs: dict[Kind, JobRecord], found: Diagnosis | None) -> str:

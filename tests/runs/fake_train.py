@@ -66,7 +66,7 @@ def fail(how):
         resource.setrlimit(resource.RLIMIT_AS, (512 * 2**20, 512 * 2**20))
         bytearray(2**31)
     if how == "stale_argument":
-        print(**{"max_seq_length": 3})
+        on_sigterm(max_seq_length=3)
     if how == "missing_package":
         import no_such_package_of_that_name  # noqa: F401
     if how == "silent":

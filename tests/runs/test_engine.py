@@ -99,7 +99,7 @@ def test_two_slots_run_two_trainings(ws, make_run: MakeRun, monkeypatch: pytest.
     runs = [make_run(name, hold_at=2) for name in ("a", "b", "c")]
     start(ws, runs[0])
     start(ws, runs[1])
-    with pytest.raises(ConflictError, match="a, b is training|b, a is training"):
+    with pytest.raises(ConflictError, match=r"a, b is training|b, a is training"):
         launch(ws, "c", dry_run=False)
     assert {get_run(ws, run.name).attempt for run in runs[:2]} == {1}
 
@@ -153,7 +153,7 @@ def test_resume_of_what_was_never_launched_or_still_runs(ws, make_run: MakeRun):
     start(ws, run)
     with pytest.raises(StateError, match="only failed or cancelled"):
         resume_run(ws, run.name)
-    with pytest.raises(NotFound, match="No run 'onne'.*Did you mean 'one'"):
+    with pytest.raises(NotFound, match=r"No run 'onne'.*Did you mean 'one'"):
         get_run(ws, "onne")
 
 
