@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import shutil
 import statistics
 import subprocess
@@ -48,6 +47,12 @@ def synthetic(folder: Path, layers: int, hidden: int, rank: int) -> tuple[Path, 
     return folder / "base", folder / "adapter"
 
 
+def peak_mib() -> float:
+    """Peak resident memory of this process; ru_maxrss would count the parent's from before exec."""
+    status = Path("/proc/self/status").read_text()
+    return int(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1]) / 1024
+
+
 def step(kind: str, base: Path, adapter: Path, out: Path) -> None:
     """One contender, in this process; prints its wall seconds and peak MiB."""
     started = time.perf_counter()
@@ -70,7 +75,7 @@ def step(kind: str, base: Path, adapter: Path, out: Path) -> None:
             with file.open("rb") as stream:
                 os.fsync(stream.fileno())
     wall = time.perf_counter() - started
-    print(json.dumps({"wall_s": wall, "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}))
+    print(json.dumps({"wall_s": wall, "peak_mib": peak_mib()}))
 
 
 def identical(left: Path, right: Path) -> bool:
@@ -103,7 +108,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.step:
-        return step(args.step, args.base, args.adapter, args.out)
+        step(args.step, args.base, args.adapter, args.out)
+        return
 
     with tempfile.TemporaryDirectory(dir=args.work) as temporary:
         work = Path(temporary)
@@ -118,11 +124,25 @@ def main() -> None:
             for kind in STEPS:
                 out = work / f"out-{kind}"
                 shutil.rmtree(out, ignore_errors=True)
-                command = [sys.executable, __file__, "--step", kind, "--base", base, "--adapter", adapter, "--out", out]
+                command = [
+                    sys.executable,
+                    __file__,
+                    "--step",
+                    kind,
+                    "--base",
+                    base,
+                    "--adapter",
+                    adapter,
+                    "--out",
+                    out,
+                ]
                 done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
                 figures = json.loads(done.stdout.splitlines()[-1])
                 results[kind].append(figures)
-                print(f"round {index + 1} {kind:5} {figures['wall_s']:7.2f} s {figures['peak_mib']:8.0f} MiB", flush=True)
+                print(
+                    f"round {index + 1} {kind:5} {figures['wall_s']:7.2f} s {figures['peak_mib']:8.0f} MiB",
+                    flush=True,
+                )
             if index == 0:
                 same = identical(work / "out-ours", work / "out-peft")
         wall = {kind: statistics.median(r["wall_s"] for r in rows) for kind, rows in results.items()}

@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parent.parent
 LAYERS = [
     {"errors"},
     {"spec"},
-    {"assets"},
+    {"assets", "child"},
     {"workspace"},
     {"gguf", "hub", "model_folder"},
     {"models", "recipes"},
@@ -22,6 +22,7 @@ LAYERS = [
     {"advise"},
     {"scripts"},
     {"runs"},
+    {"inference"},
     {"inference"},
     {"adapters", "evaluation", "registry"},
     {"cli"},

@@ -19,13 +19,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skill.adapters.bits import STORED, to_float32
-from skill.adapters.shards import SINGLE, Shard, Tensor, by_name, read_into, read_shard
+from skill.adapters.shards import Shard, Tensor, by_name, read_into, read_shard
 from skill.errors import ModelUnsupported, NotFound
 
 ADAPTER = "adapter_model.safetensors"
 CONFIG = "adapter_config.json"
 PREFIX = "base_model.model."
-PROMPT_METHODS = ("PREFIX_TUNING", "PROMPT_TUNING", "P_TUNING", "MULTITASK_PROMPT_TUNING", "CPT", "ADAPTION_PROMPT")
+PROMPT_METHODS = (
+    "PREFIX_TUNING",
+    "PROMPT_TUNING",
+    "P_TUNING",
+    "MULTITASK_PROMPT_TUNING",
+    "CPT",
+    "ADAPTION_PROMPT",
+)
 # LoraConfig switches that change the arithmetic of a merge and are not implemented here.
 VARIANTS = ("arrow_config", "use_bdlora", "alora_invocation_tokens", "velora_config", "monteclora_config",
             "kasa_config", "use_qalora", "layer_replication", "target_parameters", "megatron_config")  # fmt: skip
@@ -76,7 +83,9 @@ def adapter_config(folder: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise NotFound(f"No {CONFIG} in {folder}.", hint="Name a folder that PEFT's save_pretrained wrote.") from None
     except ValueError as error:
-        raise ModelUnsupported(f"{folder / CONFIG} is not valid JSON: {error}", hint="Save the adapter again.") from error
+        raise ModelUnsupported(
+            f"{folder / CONFIG} is not valid JSON: {error}", hint="Save the adapter again."
+        ) from error
 
 
 def check_mergeable(config: dict[str, Any]) -> None:
@@ -112,7 +121,9 @@ def plan_merge(base: list[Shard], adapter: Path, *, tied: bool) -> MergePlan:
     if used:
         raise NeedsPeft(f"LoRA variant {', '.join(used)}")
     if not (adapter / ADAPTER).is_file():
-        raise NotFound(f"No {ADAPTER} in {adapter}.", hint="Only safetensors adapters are read. Save the adapter again.")
+        raise NotFound(
+            f"No {ADAPTER} in {adapter}.", hint="Only safetensors adapters are read. Save the adapter again."
+        )
     return _Planner(by_name(base), by_name([read_shard(adapter / ADAPTER)]), config, tied).plan()
 
 
@@ -260,12 +271,11 @@ class _Planner:
 
 def load_float32(tensor: Tensor) -> NDArray[np.float32]:
     """A whole (small) tensor as float32, the dtype PEFT computes merges in."""
+    raw: NDArray[Any] = np.empty(tensor.shape, dtype=STORED[tensor.dtype])
     with tensor.file.open("rb") as stream:
-        raw = np.empty(tensor.shape, dtype=STORED[tensor.dtype])
-        read_into(stream.fileno(), memoryview(raw).cast("B") if raw.size else memoryview(b""), tensor.start)
-    if tensor.dtype == "F32":
-        return raw
-    out = np.empty(tensor.shape, dtype=np.float32)
+        if raw.size:
+            read_into(stream.fileno(), raw.data.cast("B"), tensor.start)
+    out: NDArray[np.float32] = np.empty(tensor.shape, dtype=np.float32)
     to_float32(raw, tensor.dtype, out)
     return out
 
@@ -281,6 +291,3 @@ def check_finite(values: NDArray[np.float32], name: str) -> None:
             f"The adapter's {name} holds NaN or infinity: the training run diverged.",
             hint="Merge an earlier checkpoint, or train again with a lower learning_rate.",
         )
-
-
-__all__ = ["ADAPTER", "CONFIG", "SINGLE", "Change", "Delta", "MergePlan", "NeedsPeft", "adapter_config", "plan_merge"]

@@ -2,7 +2,7 @@
 
 Tensors are read in row blocks, `W + scale * (B @ A)` is computed in float32 in PEFT's order of operations, rounded to
 the stored dtype and written at its place in the output shard. Memory is a few blocks a thread, whatever the model's
-size. Nothing here imports torch for plain LoRA of rank up to 128 (see `_product`).
+size. Nothing here imports torch for plain LoRA of rank up to 128 (see skill.adapters.blocks).
 """
 
 from __future__ import annotations
@@ -20,27 +20,35 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from skill.adapters.bits import STORED, from_float32, to_float32
-from skill.adapters.lora import Change, Delta, MergePlan, check_finite, load_float32, plan_merge
-from skill.adapters.shards import FLOATS, INDEX, SINGLE, WIDTH, Shard, Tensor, copy_range, header_bytes, read_into
-from skill.adapters.shards import read_model, write_from
+from skill.adapters.bits import STORED
+from skill.adapters.blocks import Output, Requantise, Worker
+from skill.adapters.lora import Change, MergePlan, plan_merge
+from skill.adapters.shards import (
+    FLOATS,
+    INDEX,
+    WIDTH,
+    Shard,
+    Tensor,
+    header_bytes,
+    read_model,
+    write_from,
+)
 from skill.adapters.staging import staged
 from skill.errors import ModelUnsupported
 from skill.workspace import write_json
 
-BLOCK = 1 << 18  # elements of a block: 1 MiB in float32, so that its few arrays stay in a core's cache
 UNIT = 1 << 24  # elements a thread takes at a time
 TOKENIZER_FILES = (
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json",
     "merges.txt", "vocab.txt", "tokenizer.model", "spiece.model", "chat_template.jinja", "chat_template.json",
 )  # fmt: skip
-BASE_FILES = ("generation_config.json", "preprocessor_config.json", "processor_config.json", "LICENSE", "LICENSE.txt")
-
-Requantise = Callable[[str, NDArray, str], NDArray]
-"""(tensor name, stored values, dtype) -> stored values after a round trip through the 4-bit form."""
+BASE_FILES = (
+    "generation_config.json",
+    "preprocessor_config.json",
+    "processor_config.json",
+    "LICENSE",
+    "LICENSE.txt",
+)
 
 
 @dataclass(frozen=True)
@@ -56,17 +64,6 @@ class Merged:
     untied: bool
     bytes_written: int
     wall_s: float
-
-
-@dataclass(frozen=True)
-class _Output:
-    """One tensor of an output shard: what it becomes and where it goes."""
-
-    name: str
-    dtype: str
-    change: Change
-    descriptor: int
-    start: int
 
 
 def merge_folder(
@@ -91,7 +88,7 @@ def merge_folder(
         dtype: float32, bfloat16 or float16 of the result; None keeps each tensor's.
         base_dtype: dtype the base had in memory while the adapter trained; values are rounded to it before the
             update is added, as `from_pretrained(dtype=…)` does. None: the same as `dtype`.
-        requantise: names of the tensors that were 4-bit while the adapter trained, and the round trip through that form.
+        requantise: names of the tensors that were 4-bit in training, and the round trip through that form.
         progress: called with (bytes done, bytes in all).
         finish: called with the hidden folder when all else is in it, for checks that must pass before it appears.
 
@@ -115,7 +112,10 @@ def merge_folder(
         _write_weights(folder, layout, rounding, requantise, threads or os.cpu_count() or 1, progress, total)
         if len(layout) > 1 or (base / INDEX).is_file():
             weight_map = {name: file for file, outs in layout for name, _, _ in outs}
-            write_json(folder / INDEX, {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))})
+            write_json(
+                folder / INDEX,
+                {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))},
+            )
         carry_over(base, adapter, folder)
         if finish:
             finish(folder)
@@ -146,7 +146,8 @@ def read_config(folder: Path) -> dict[str, Any]:
         raise ModelUnsupported(f"{folder} has no readable config.json: {error}", hint="Name a model folder.") from error
     if config.get("quantization_config"):
         raise ModelUnsupported(
-            f"The base in {folder} is stored quantised.", hint="Set model.id to the 16-bit version of this model."
+            f"The base in {folder} is stored quantised.",
+            hint="Set model.id to the 16-bit version of this model.",
         )
     return config
 
@@ -211,9 +212,9 @@ def _write_weights(
     total: int,
 ) -> None:
     descriptors: list[int] = []
-    workers: queue.SimpleQueue[_Worker] = queue.SimpleQueue()
+    workers: queue.SimpleQueue[Worker] = queue.SimpleQueue()
     for _ in range(threads):
-        workers.put(_Worker(rounding, requantise))
+        workers.put(Worker(rounding, requantise))
     stop = threading.Event()
     done = 0
     try:
@@ -230,7 +231,7 @@ def _write_weights(
                     os.posix_fallocate(descriptor, 0, end)  # a full disk shows here, before the work
                 write_from(descriptor, memoryview(header), 0)
                 for (name, kind, change), start in zip(outs, starts, strict=True):
-                    output = _Output(name, kind, change, descriptor, start)
+                    output = Output(name, kind, change, descriptor, start)
                     whole = requantise is not None and name in requantise[0]
                     for first, last in _units(change, whole):
                         pending[pool.submit(_run, workers, stop, output, first, last)] = descriptor
@@ -262,7 +263,7 @@ def _units(change: Change, whole: bool) -> Iterator[tuple[int, int]]:
         yield first, min(first + step, source.rows)
 
 
-def _run(workers: queue.SimpleQueue[_Worker], stop: threading.Event, output: _Output, first: int, last: int) -> int:
+def _run(workers: queue.SimpleQueue[Worker], stop: threading.Event, output: Output, first: int, last: int) -> int:
     if stop.is_set():
         return 0
     worker = workers.get()
@@ -271,154 +272,3 @@ def _run(workers: queue.SimpleQueue[_Worker], stop: threading.Event, output: _Ou
     finally:
         workers.put(worker)
     return (last - first) * output.change.source.row_elements * WIDTH[output.dtype]
-
-
-class _Worker:
-    """One thread's buffers, grown to the largest block seen, and the arithmetic on them."""
-
-    def __init__(self, rounding: str | None, requantise: tuple[frozenset[str], Requantise] | None) -> None:
-        self.rounding = rounding
-        self.requantised, self.requantise = requantise or (frozenset(), None)
-        self.buffers: dict[str, NDArray] = {}
-
-    def buffer(self, name: str, count: int, dtype: Any) -> NDArray:
-        have = self.buffers.get(name)
-        if have is None or have.dtype != dtype or have.size < count:
-            have = self.buffers[name] = np.empty(max(count, 1), dtype=dtype)
-        return have[:count]
-
-    def write(self, output: _Output, first: int, last: int) -> None:
-        """Compute rows `first` to `last` of an output tensor and write them."""
-        change = output.change
-        source, width, row = change.source, WIDTH[output.dtype], change.source.row_elements
-        trip = self.requantise is not None and output.name in self.requantised
-        plain = not (change.delta or change.rows or change.bias or trip)
-        with source.file.open("rb", buffering=0) as stream:
-            descriptor = stream.fileno()
-            if plain and source.dtype == output.dtype and self.rounding in (None, output.dtype):
-                buffer = memoryview(self.buffer("copy", 1 << 20, np.uint8))
-                offset, count = first * row * width, (last - first) * row * width
-                copy_range(descriptor, source.start + offset, output.descriptor, output.start + offset, count, buffer)
-                return
-            if source.dtype not in STORED:
-                raise ModelUnsupported(f"{source.name} has dtype {source.dtype}.", hint="Use the 16-bit base.")
-            given = None
-            if trip and self.requantise is not None:
-                given = self.requantise(output.name, self._read(descriptor, source, 0, source.rows), source.dtype)
-            update = _Update(change, self.rounding or output.dtype, self)
-            step = (last - first) if update.whole else max(1, BLOCK // max(1, row))
-            for start in range(first, last, max(step, 1)):
-                stop = min(start + step, last)
-                raw = given[start:stop] if given is not None else self._read(descriptor, source, start, stop)
-                block = self._rounded(raw, source.dtype, output.dtype)
-                block = update.apply(block, start, stop)
-                self._put(output, block, start * row * width)
-
-    def _read(self, descriptor: int, source: Tensor, first: int, last: int) -> NDArray:
-        row = source.row_elements
-        raw = self.buffer("raw", (last - first) * row, STORED[source.dtype])
-        read_into(descriptor, memoryview(raw).cast("B"), source.start + first * row * WIDTH[source.dtype])
-        return raw.reshape(last - first, row)
-
-    def _rounded(self, raw: NDArray, stored: str, target: str) -> NDArray[np.float32]:
-        """Float32 values of a block, rounded through the dtype the base had in memory."""
-        values = self.buffer("values", raw.size, np.float32).reshape(raw.shape)
-        to_float32(raw, stored, values)
-        through = self.rounding or target
-        if through != stored and through != "F32":
-            self.round_through(values, through)
-        return values
-
-    def round_through(self, values: NDArray[np.float32], dtype: str) -> None:
-        """Round float32 values to what `dtype` can hold, in place."""
-        to_float32(self._lower(values, dtype), dtype, values)
-
-    def _lower(self, values: NDArray[np.float32], dtype: str) -> NDArray:
-        out = self.buffer("lower", values.size, STORED[dtype]).reshape(values.shape)
-        scratch = self.buffer("scratch", values.size, np.uint32).reshape(values.shape)
-        with np.errstate(over="ignore"):
-            from_float32(values, dtype, out, scratch)
-        return out
-
-    def _put(self, output: _Output, values: NDArray[np.float32], offset: int) -> None:
-        # NaN and infinity survive a sum of squares: one cheap reduction clears nearly every block
-        flat = values.reshape(-1)
-        if not math.isfinite(float(np.dot(flat, flat))) and not np.isfinite(values).all():
-            raise ModelUnsupported(f"{output.name} would hold NaN or infinity.", hint="Check base and adapter.")
-        stored = self._lower(values, output.dtype)
-        if output.dtype == "F16" and not np.isfinite(stored).all():
-            raise ModelUnsupported(f"{output.name} overflows float16.", hint="Merge with dtype='bfloat16'.")
-        write_from(output.descriptor, memoryview(stored).cast("B"), output.start + offset)
-
-
-class _Update:
-    """The adapter's part of one tensor, loaded once a unit."""
-
-    def __init__(self, change: Change, base_dtype: str, worker: _Worker) -> None:
-        self.change, self.worker, self.delta, self.base_dtype = change, worker, change.delta, base_dtype
-        self.whole = bool(self.delta and self.delta.magnitude and self.delta.transposed)
-        if self.delta:
-            self.a, self.b = load_float32(self.delta.a), load_float32(self.delta.b)
-            check_finite(self.a, self.delta.a.name)
-            check_finite(self.b, self.delta.b.name)
-            self.numpy_equals_torch = self.a.shape[0] <= 128 and min(self.a.shape[1], self.b.shape[0]) >= 64
-        if change.row_values:
-            self.row_values = load_float32(change.row_values)
-            check_finite(self.row_values, change.row_values.name)
-        self.bias = load_float32(change.bias[0]) * np.float32(change.bias[1]) if change.bias else None
-
-    def apply(self, values: NDArray[np.float32], start: int, stop: int) -> NDArray[np.float32]:
-        """Rows `start` to `stop` of the weight, updated."""
-        for place, index in enumerate(self.change.rows):
-            if start <= index < stop:
-                values[index - start] = self.row_values[place]
-        if self.bias is not None:
-            values += self.bias[start:stop].reshape(values.shape)
-        if not self.delta:
-            return values
-        delta = self._delta(self.delta, start, stop)
-        delta *= np.float32(self.delta.scale)
-        if self.delta.embedding and self.base_dtype != "F32":
-            delta = np.ascontiguousarray(delta)
-            self.worker.round_through(delta, self.base_dtype)
-        values += delta
-        return self._dora(values, self.delta, start, stop) if self.delta.magnitude else values
-
-    def _delta(self, delta: Delta, start: int, stop: int) -> NDArray[np.float32]:
-        if delta.transposed:
-            return _product(self.b, self.a[:, start:stop], None, self.numpy_equals_torch).T
-        rows = self.b[start:stop]
-        out = self.worker.buffer("delta", rows.shape[0] * self.a.shape[1], np.float32)
-        return _product(rows, self.a, out.reshape(rows.shape[0], self.a.shape[1]), self.numpy_equals_torch)
-
-    def _dora(self, values: NDArray[np.float32], delta: Delta, start: int, stop: int) -> NDArray[np.float32]:
-        """DoRA (arXiv 2402.09353, eq. 5): each output row scaled to its trained magnitude. torch's norm, for its bits."""
-        import torch
-
-        assert delta.magnitude is not None
-        magnitude = torch.from_numpy(load_float32(delta.magnitude).reshape(-1))
-        weight = torch.from_numpy(values)
-        if delta.transposed:
-            factor = (magnitude / torch.linalg.norm(weight.T, dim=1)).view(-1, 1).T
-        else:
-            factor = (magnitude[start:stop] / torch.linalg.norm(weight, dim=1)).view(-1, 1)
-        return (factor * weight).numpy()
-
-
-def _product(
-    b: NDArray[np.float32], a: NDArray[np.float32], out: NDArray[np.float32] | None, numpy_equals_torch: bool
-) -> NDArray[np.float32]:
-    """`b @ a`, with torch's bits.
-
-    OpenBLAS and MKL add up the inner axis in the same order up to a rank of 192 (measured on AVX-512, blocks of rows or
-    columns included) unless the whole matrix is tiny; beyond, torch multiplies.
-    """
-    if numpy_equals_torch:
-        return np.matmul(b, a, out=out) if out is not None else np.matmul(b, a)
-    import torch
-
-    product = torch.from_numpy(np.ascontiguousarray(b)) @ torch.from_numpy(np.ascontiguousarray(a))
-    return product.numpy()
-
-
-__all__ = ["SINGLE", "Merged", "merge_folder"]

@@ -101,7 +101,7 @@ def read_model(folder: Path) -> list[Shard]:
     else:
         raise NotFound(
             f"No {SINGLE} or {INDEX} in {folder}.",
-            hint="Only safetensors weights are read. Convert the model: AutoModelForCausalLM … save_pretrained(folder).",
+            hint="Only safetensors weights are read. Convert the model with save_pretrained(folder).",
         )
     missing = [name for name in names if Path(name).name != name or not (folder / name).is_file()]
     if missing:
@@ -113,7 +113,9 @@ def by_name(shards: Iterable[Shard]) -> dict[str, Tensor]:
     return {tensor.name: tensor for shard in shards for tensor in shard.tensors}
 
 
-def header_bytes(tensors: Iterable[tuple[str, str, tuple[int, ...]]], metadata: Mapping[str, str]) -> tuple[bytes, list[int]]:
+def header_bytes(
+    tensors: Iterable[tuple[str, str, tuple[int, ...]]], metadata: Mapping[str, str]
+) -> tuple[bytes, list[int]]:
     """Header of a file with these (name, dtype, shape), and the file offset of each tensor."""
     header: dict[str, object] = {"__metadata__": {"format": "pt", **metadata}}
     offset, starts = 0, []

@@ -53,7 +53,8 @@ def staged(out: Path, nbytes: int, *, overwrite: bool) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
         if error.errno is not None and os.strerror(error.errno) == os.strerror(28):  # ENOSPC
             raise ResourceError(
-                f"The disk filled up while writing {out}; nothing of it was kept.", hint="Free disk space and try again."
+                f"The disk filled up while writing {out}; nothing of it was kept.",
+                hint="Free disk space and try again.",
             ) from error
         raise
     except BaseException:
