@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from typing import Any
+from types import UnionType
+from typing import Any, get_type_hints
 
 from mcp.server import MCPServer
 from mcp.server.mcpserver.exceptions import ToolError, UnexpectedToolError
 from mcp.server.mcpserver.tools import Tool
 from mcp.types import CallToolResult, InputRequiredResult, TextContent
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from mcp_server.errors import argument_problems, translate
 from skill.errors import did_you_mean
@@ -25,8 +26,7 @@ class TunesmithServer(MCPServer[Any]):
         declared = list(tools)
         for tool in declared:
             tool.parameters = {**slim(tool.parameters), "additionalProperties": False}
-            if tool.fn_metadata.output_schema:
-                tool.fn_metadata.output_schema = slim(tool.fn_metadata.output_schema)
+            _flat_output(tool)
         self._declared = {tool.name: tool for tool in declared}
         super().__init__(*args, tools=declared, **kwargs)
 
@@ -49,6 +49,18 @@ class TunesmithServer(MCPServer[Any]):
             cause = error.__cause__ or error
             raise translate(name, cause) from cause
         return compact(result) if isinstance(result, CallToolResult) else result
+
+
+def _flat_output(tool: Tool) -> None:
+    """The slim output schema. A union of models is published as such; the SDK would wrap it in {"result": ...}."""
+    declared = tool.fn_metadata
+    returned = get_type_hints(tool.fn).get("return")
+    if declared.wrap_output and isinstance(returned, UnionType):
+        declared.output_model = returned
+        declared.output_schema = {"type": "object", **TypeAdapter(declared.output_model).json_schema()}
+        declared.wrap_output = False
+    if declared.output_schema:
+        declared.output_schema = slim(declared.output_schema)
 
 
 def compact(result: CallToolResult) -> CallToolResult:

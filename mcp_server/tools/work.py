@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Annotated, TypeVar
 
 import anyio
@@ -10,8 +11,10 @@ from anyio import to_thread
 from mcp.server.mcpserver import Context
 from pydantic import Field
 
+from skill.adapters import BaseChoice, MergeReport, MergeStarted
 from skill.runs import LaunchPreview, LaunchStarted, RunList, RunStatus
 from skill.runs.states import ENDED, Kind, State
+from skill.spec import Dtype
 from skill.workspace import Workspace
 
 POLL_S = 1.0  # how long a waiting call waits at most before it reports progress
@@ -38,7 +41,7 @@ def launch_training(
 async def get_run(
     run_id: RunId,
     ctx: Context,
-    wait_s: Annotated[float, Field(ge=0, le=30, description="Wait this long for a job to change state")] = 0,
+    wait_s: Annotated[float, Field(ge=0, le=30, description="Wait this long for a job to end")] = 0,
     log_lines: Annotated[int, Field(ge=0, le=200, description="Last log lines to include")] = 10,
 ) -> RunStatus:
     """State of a run and its jobs: step of total, loss, eval loss, tokens/s, time left, memory, the reason of a failure
@@ -51,31 +54,30 @@ async def get_run(
 
 
 async def follow(ws: Workspace, run_id: str, ctx: Context, wait_s: float, log_lines: int) -> RunStatus:
-    """The run's status: now, or when a job of it changes state within `wait_s`, with progress on the way."""
+    """The run's status once a job of it has ended or looks ill, or after `wait_s`; with progress on the way."""
     from skill.runs import get_run as engine
 
     deadline = anyio.current_time() + wait_s
     status = await in_thread(lambda: engine(ws, run_id, log_lines=log_lines))
-    first = _states(status)
-    while _states(status) == first and _busy(status) and (left := deadline - anyio.current_time()) > 0:
-        slice_s, since = min(POLL_S, left), status.cursor
-        status = await in_thread(lambda: engine(ws, run_id, wait_s=slice_s, since=since, log_lines=log_lines))  # noqa: B023
+    waited_for, ill = busy(status), status.diagnosis
+    while waited_for and waited_for <= busy(status) and status.diagnosis == ill:
+        if (left := deadline - anyio.current_time()) <= 0:
+            break
+        look = partial(engine, ws, run_id, wait_s=min(POLL_S, left), since=status.cursor, log_lines=log_lines)
+        status = await in_thread(look)
         step, total, what = _progress(status)
         await ctx.report_progress(step, total, f"{run_id}: {what}")
     return status
 
 
+def busy(status: RunStatus) -> set[str]:
+    """The jobs that have not ended."""
+    return {kind for kind, job in status.jobs.items() if job.state not in ENDED}
+
+
 async def in_thread(call: Callable[[], T]) -> T:
     """A blocking engine call; when the client cancels, nobody waits for it any more."""
     return await to_thread.run_sync(call, abandon_on_cancel=True)
-
-
-def _states(status: RunStatus) -> dict[str, str]:
-    return {kind: job.state for kind, job in status.jobs.items()}
-
-
-def _busy(status: RunStatus) -> bool:
-    return any(state not in ENDED for state in _states(status).values())
 
 
 def _progress(status: RunStatus) -> tuple[float, float | None, str]:
@@ -119,9 +121,28 @@ def resume_run(run_id: RunId) -> LaunchStarted:
     return engine(Workspace.open(), run_id)
 
 
-def merge_adapter(run_id: RunId) -> RunStatus:
-    """x"""
-    raise NotImplementedError
+async def merge_adapter(
+    run_id: RunId,
+    ctx: Context,
+    base: Annotated[
+        BaseChoice, Field(description="QLoRA: dequantised (as trained on; the default) or original")
+    ] = "auto",
+    dtype: Annotated[Dtype | None, Field(description="Of the merged weights; default: the base's in training")] = None,
+    wait_s: Wait = 0,
+) -> MergeStarted | MergeReport:
+    """Merge a run's LoRA or QLoRA adapter into its base as runs/<run_id>/merged/, and verify it against base + adapter.
+
+    Use when one plain model is wanted; the adapter stays. Not for full fine-tuning, which has nothing to merge.
+    Next: get_run until the merge has completed, then run_eval of the merged model.
+    """
+    from skill.adapters import merge_adapter as engine
+    from skill.adapters import merge_result
+
+    ws = Workspace.open()
+    started = await in_thread(lambda: engine(ws, run_id, base=base, dtype=dtype))
+    if not wait_s or "merge" in busy(await follow(ws, run_id, ctx, wait_s, 0)):
+        return started
+    return await in_thread(lambda: merge_result(ws, run_id))
 
 
 def run_eval(run_id: RunId) -> RunStatus:

@@ -16,7 +16,7 @@ from skill.runs.diagnosis import Diagnosis
 from skill.runs.jobs import current
 from skill.runs.logs import clean, tail
 from skill.runs.states import ENDED, KINDS, STATES, Kind
-from skill.runs.store import JobRecord, log_file, progress_file, record_file
+from skill.runs.store import JobRecord, log_file, progress_file, read_object, record_file, result_file
 from skill.workspace import RunDir, Workspace, read_spec
 
 MAX_WAIT_S = 30.0
@@ -37,6 +37,7 @@ class JobView(View):
     total: int | None = None
     phase: str | None = None
     reason: str | None = None
+    result: dict[str, Any] | None = Field(None, description="What a completed merge or evaluation found")
 
 
 class RunStatus(View):
@@ -185,7 +186,12 @@ def _job_view(run: RunDir, record: JobRecord) -> JobView:
         total=int(total) if total is not None else None,
         phase=clean(str(seen["phase"]), limit=80) if seen.get("phase") else None,
         reason=clean(record.reason, limit=700) if record.reason else None,
+        result=read_object(result_file(run, record.kind)) if _has_result(record) else None,
     )
+
+
+def _has_result(record: JobRecord) -> bool:
+    return record.kind != "train" and record.state == "completed"
 
 
 def _elapsed(record: JobRecord | None) -> float | None:
