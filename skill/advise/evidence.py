@@ -8,8 +8,15 @@ from functools import cache
 
 from skill.advise.tables import table
 
-_NUMBER = r"(?:\d[\d,]*(?:\.\d+)?|\.\d+)"
-_SPELT = dict(zip("one two three four five six seven eight nine ten".split(), range(1, 11), strict=True))
+_NUMBER = r"(?<![\d,])(?:\d[\d,]{0,15}(?:\.\d{1,6})?|\.\d{1,6})"  # bounded: digits without end must not cost time
+_SPELT = {"one": 1, "two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8, "nine": 9, "ten": 10}
+_PHRASES = {
+    "half a million": "500000",
+    "quarter of a million": "250000",
+    "tens of thousands of": "30000",
+    "hundreds of thousands of": "300000",
+}
+_READ = 8_000  # characters read; whatever follows is data, not the task
 _WORDS = 4  # at most this many words between a count and what is counted
 
 
@@ -57,11 +64,13 @@ def read(task: str) -> Reading:
 
 def normalise(task: str) -> str:
     """Lower case, plain quotes and dashes, single spaces: patterns need not know typography."""
-    text = task.lower().replace("’", "'").replace("‘", "'").replace("–", "-").replace("—", " - ").replace("‑", "-")
+    text = re.sub(r"\s+", " ", task[:_READ]).strip().lower()
+    text = text.replace("’", "'").replace("‘", "'").replace("–", "-").replace("—", " - ").replace("‑", "-")
     for word, digit in _SPELT.items():  # "three billion tokens" -> "3 billion tokens"
         text = re.sub(rf"\b{word} (?=(?:hundred|thousand|million|billion)\b)", f"{digit} ", text)
-    text = text.replace("half a million", "500000").replace("quarter of a million", "250000")
-    return re.sub(r"\s+", " ", text)[:20_000]
+    for phrase, digits in _PHRASES.items():
+        text = text.replace(phrase, digits)
+    return text
 
 
 @cache
