@@ -110,6 +110,13 @@ def sharding(row: Row) -> str:
     return f"zero{found[1]}" if found else "none"
 
 
+def autocast(row: Row) -> str | None:
+    """The autocast dtype, or None for pure 16-bit."""
+    compute = str(row.get("compute_dtype")).lower()
+    amp = ("autocast" in compute and "no autocast" not in compute) or "amp" in compute
+    return dtype_of(compute) if amp else None
+
+
 def loss(row: Row) -> str:
     text = str(row.get("loss_impl")).lower()
     if "liger" in text:
@@ -118,20 +125,25 @@ def loss(row: Row) -> str:
         return "fused_ce"
     if "chunkedoutput" in text:
         return "torchtune_chunked"
-    transformers = version(row, "transformers")
-    # transformers 4.50 shifts the labels; before, the logits were sliced and copied
-    return "hf_shift" if transformers is None or transformers < (4, 50) else "hf"
+    return "hf"
+
+
+def logits(row: Row, default: tuple[int, int] = (5, 0)) -> str:
+    """How the row's transformers treats the logits before the loss."""
+    if "bigcode" in row["model"]:
+        return "half"
+    transformers = version(row, "transformers") or default
+    return "rebind" if transformers < (4, 46) else "shift" if transformers < (4, 50) else "modern"
 
 
 def huggingface(row: Row, shape: Shape) -> Job:
     """HF Trainer or a plain loop on transformers + PEFT."""
     keys = _common(row, shape)
-    compute = str(row.get("compute_dtype")).lower()
-    amp = "autocast" in compute and "no autocast" not in compute or "amp" in compute
     weights = str(row.get("weights_dtype")).lower()
     keys.update(
-        autocast=dtype_of(compute) if amp else None,
+        autocast=autocast(row),
         loss=loss(row),
+        logits=logits(row),
         reentrant=True,
         kbit_prepare="kbit" in weights or "fp32 (prepare" in weights,
         adapter_dtype=dtype_of(row.get("trainable_dtype"), "float32"),
@@ -145,16 +157,20 @@ def fms(row: Row, shape: Shape) -> Job:
     keys = _common(row, shape)
     foak = "foak" in framework
     baseline = "baseline-peft-bnb" in framework
+    old = (version(row, "transformers") or (4, 45)) < (4, 48)
     fused_lora = foak and keys["quant"] != "none"
     keys.update(
-        autocast=None if keys["quant"] == "none" else "float16" if keys["quant"] == "gptq" else "bfloat16",
+        autocast=autocast(row),
+        # before 4.48 these families copied keys and values to all heads in front of the flash kernel
+        repeat_kv=old and shape.model_type in ("mistral", "mixtral", "qwen2", "phi3"),
         loss=loss(row),
+        logits=logits(row, (4, 45)),  # the version its repository pinned when rows without one were written
         reentrant=True,
         kbit_prepare=baseline,
         kbit_embeddings_low=baseline,  # TRL 0.13 peft_module_casting_to_bf16
         adapter_dtype="float32",
-        lora_dropout=0.0 if keys["quant"] != "none" else 0.1,
-        norm_kernel="fused" if foak else "hf",
+        lora_dropout=0.1,
+        norm_kernel="unsloth" if foak else "hf",
         rope_kernel="fused" if foak else "hf",
         lora_kernel="unsloth" if fused_lora else "peft",
     )
@@ -175,7 +191,26 @@ def canif(row: Row, shape: Shape) -> Job:
     return job.but(outputs_alive=True, clip=False, kbit_prepare=row["method"] == "qlora", adapter_dtype="float32")
 
 
+def litgpt(row: Row, shape: Shape) -> Job:
+    """litgpt finetune/lora.py: bf16-true, dropout 0.05, bitsandbytes 0.41 or 0.42 (its pins until 2025)."""
+    keys = _common(row, shape)
+    keys.update(
+        engine="litgpt",
+        autocast=None,
+        loss="litgpt_chunked",
+        outputs_alive=True,
+        adapter_dtype="bfloat16",
+        lora_dropout=0.05,
+        clip=False,
+        bnb_saves_input=True,
+        bnb_half=True,
+        reentrant=False,
+    )
+    return Job(**keys)
+
+
 FRAMEWORKS = [
+    ("litgpt", litgpt),
     ("fms-hf-tuning", fms),
     ("scripts/measure.py", fitcheck),
     ("canifinetune", canif),

@@ -9,7 +9,8 @@ from typing import Literal
 from skill.memory.shapes import Shape
 from skill.spec import RunSpec
 
-Loss = Literal["trl_chunked", "hf", "hf_legacy", "hf_shift", "fused_ce", "liger", "torchtune_chunked", "litgpt_chunked"]
+Loss = Literal["trl_chunked", "hf", "fused_ce", "liger", "torchtune_chunked", "litgpt_chunked"]
+Logits = Literal["modern", "shift", "rebind", "half"]
 Attention = Literal["eager", "flash", "efficient", "math"]
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
@@ -45,10 +46,17 @@ class Job:
     clip: bool = True
     padded: bool = False
     # Facts of the code that runs the step; the defaults are TRL 1.16 on transformers 5.23 and torch 2.9 or later.
+    engine: Literal["huggingface", "litgpt", "torchtune"] = "huggingface"
+    bnb_saves_input: bool = False  # bitsandbytes < 0.43: MatMul4Bit keeps its input
+    bnb_half: bool = False  # quantised from float16: the dequantised weight is copied to bfloat16
     reentrant: bool = False  # torch.utils.checkpoint kind
+    # What happens to the logits before cross entropy: transformers >= 4.50 upcasts (modern); 4.46-4.49 upcasts and
+    # copies the shifted slice (shift); before 4.46 the upcast replaces the 16-bit logits (rebind); GPT-2 style heads
+    # never upcast (half).
+    logits: Logits = "modern"
     outputs_alive: bool = False  # the loop holds the model's outputs (logits) during backward
     optimizer_in_backward: bool = False
-    norm_kernel: Literal["hf", "fused"] = "hf"
+    norm_kernel: Literal["hf", "fused", "unsloth"] = "hf"
     rope_kernel: Literal["hf", "fused"] = "hf"
     mlp_kernel: Literal["hf", "fused"] = "hf"
     lora_kernel: Literal["peft", "unsloth"] = "peft"
@@ -61,7 +69,6 @@ class Job:
     embedding_dropout: float = 0.0
     embedding_width: int | None = None
     head_width: int | None = None
-    untie_head: bool = False
     stream_width: int | None = None
     workspace: int | None = None
     num_gpus: int = 1

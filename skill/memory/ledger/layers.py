@@ -22,6 +22,7 @@ from skill.memory.ledger.ops import (
     rms_norm,
     rotary,
     scale,
+    unsloth_norm,
 )
 from skill.memory.ledger.tape import Leaf, Tape, Tensor
 from skill.memory.shapes import Linear
@@ -66,13 +67,13 @@ class Projection:
         job = self.job = weights.job
         self.weights, self.spec = weights, spec
         n = spec.n_in * spec.n_out
-        self.quantised = job.quant != "none" and spec.name != "lm_head"
+        self.quantised = job.quant != "none" and (spec.name != "lm_head" or job.engine == "litgpt")
         self.weight = Tensor(None, n, 2) if self.quantised else weights.base(n)
         self.bias = weights.base(spec.n_out) if spec.bias else None
         self.extra = 0
         if self.quantised:
             # The dequantised weight, and under double quantisation its float32 block scales (two tensors of n / 64).
-            self.extra = n * 2 + (n // 64 * 8 if job.quant == "nf4-dq" else 0)
+            self.extra = n * (4 if job.bnb_half else 2) + (n // 64 * 8 if job.quant == "nf4-dq" else 0)
         self.lora = adapted(job, spec.name)
         if self.lora:
             self.a = weights.adapter(spec.n_in * job.rank)
@@ -98,11 +99,14 @@ class Projection:
         return cast(t, result, width)
 
     def _base(self, t: Tape, x: Tensor) -> Tensor:
-        spec = self.spec
+        spec, job = self.spec, self.job
         if not self.quantised:
             return _amp_linear(t, x, self.weight, spec.n_in, spec.n_out, self.weights, bias=self.bias)
         width = x.w
-        out = linear(t, cast(t, x, 2), self.weight, spec.n_in, spec.n_out, bias=self.bias, extra=self.extra)
+        low = cast(t, x, 2)
+        out = linear(
+            t, low, self.weight, spec.n_in, spec.n_out, bias=self.bias, extra=self.extra, keep_input=job.bnb_saves_input
+        )
         return cast(t, out, width)
 
 
@@ -136,6 +140,8 @@ class Norm:
     def __call__(self, t: Tape, x: Tensor) -> Tensor:
         if self.family.norm == "rms" and self.job.norm_kernel == "hf":
             return rms_norm(t, x, self.weight, self.width, plus_one=self.family.norm_plus_one)
+        if self.job.norm_kernel == "unsloth" and self.family.norm == "rms":
+            return unsloth_norm(t, x, self.width)
         if self.family.norm == "layer" and self.job.autocast and x.w == 2:
             # layer_norm is on autocast's float32 list: the input is cast and the output stays float32.
             x = cast(t, x, 4)
@@ -161,6 +167,10 @@ class Attention:
             qkv = self.projections[0](t, x)
             q, k, v = _split(t, qkv, s.q_width, s.kv_width)
             del qkv
+        elif job.lora_kernel == "unsloth" and all(p.lora for p in self.projections):
+            from skill.memory.ledger import fused
+
+            q, k, v = fused.qkv(t, x, self.projections[:3])
         else:
             project_q, project_k, project_v = self.projections[:3]
             q = project_q(t, x)
@@ -179,6 +189,10 @@ class Attention:
             kv_heads = s.heads
         kernel = KERNELS[job.attention]
         out = kernel(t, q, k, v, batch=job.batch, length=job.length, heads=s.heads, kv_heads=kv_heads, dim=s.head_dim)
+        if job.lora_kernel == "unsloth" and self.projections[-1].lora:
+            from skill.memory.ledger import fused
+
+            return fused.output(t, out, self.projections[-1])
         return self.projections[-1](t, out)
 
 

@@ -73,14 +73,15 @@ def mul_constant(t: Tape, x: Tensor, constant: Tensor | None = None, w: int = 0)
 
 
 def linear(
-    t: Tape, x: Tensor, weight: Tensor, n_in: int, n_out: int, *, bias: Tensor | None = None, w: int = 0, extra: int = 0
+    t: Tape, x: Tensor, weight: Tensor, n_in: int, n_out: int, *, bias: Tensor | None = None, w: int = 0, extra: int = 0,
+    keep_input: bool = False,
 ) -> Tensor:
     """x @ weight.T (+ bias). Saves x if the weight trains. `extra`: bytes of a dequantised weight, alive during the call
     in both directions."""
     rows = x.n // n_in
     xw, yw = x.w, w or x.w
     needs_x, needs_w = x.node is not None, weight.node is not None
-    keep = x.storage if needs_w else None
+    keep = x.storage if needs_w or (keep_input and needs_x) else None
     nw, ww = weight.n, weight.w
     has_bias = bias is not None and bias.node is not None
     scratch = t.new(extra, 1) if extra else None
@@ -215,6 +216,17 @@ def fused_norm(t: Tape, x: Tensor, weight: Tensor, width: int, *, bias: Tensor |
         return (gx, t.new(width, ww) if needs_w else None, t.new(width, ww) if has_bias else None)
 
     return t.record(t.new(n, w), (x, weight, bias), backward)
+
+
+def unsloth_norm(t: Tape, x: Tensor, width: int) -> Tensor:
+    """Unsloth's RMSNorm (frozen weight): saves the input and one number a row; writes dx into the incoming gradient."""
+    rows, n, w = x.n // width, x.n, x.w
+    numbers = t.new(rows, 4)
+
+    def backward(g: Tensor, _keep: object = (x.storage, numbers.storage)) -> Sequence[Tensor]:
+        return (Tensor(g.storage, n, w),)
+
+    return t.record(t.new(n, w), (x,), backward)
 
 
 def rotary(t: Tape, x: Tensor, cos: Tensor, sin: Tensor, *, full: bool = True) -> Tensor:

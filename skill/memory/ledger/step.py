@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from skill.memory.job import BYTES, Job
 from skill.memory.ledger.layers import Layer, Norm, Weights
+from skill.memory.ledger.litgpt import LitLayer, LitLinear, head_and_loss
 from skill.memory.ledger.losses import (
     chunked_torchtune,
     cross_entropy,
@@ -20,8 +21,9 @@ from skill.memory.ledger.losses import (
     liger,
     trl_chunked,
 )
-from skill.memory.ledger.ops import dropout
+from skill.memory.ledger.ops import cast, dropout
 from skill.memory.ledger.tape import Leaf, Ledger, Storage, Tape, Tensor, block_bytes
+from skill.memory.shapes import Linear
 
 CUBLAS_WORKSPACE = 8519680  # 8.125 MiB a thread and handle below sm_90: at::cuda::getChosenWorkspaceSize, :4096:2:16:8
 CUBLAS_WORKSPACE_HOPPER = 32 << 20
@@ -78,9 +80,11 @@ def model_bytes(job: Job) -> int:
     total += (norms - s.layers * s.family.norms_per_layer * per_norm) * norm_w
     total += block_bytes(s.embedding * embed_w) + block_bytes(s.positions * s.hidden * embed_w)
     head_w = job.head_width or embed_w
-    if job.untie_head and s.tied:
-        total += block_bytes(s.embedding * head_w)
-    total += block_bytes(s.head * head_w) + block_bytes(s.final_norm * norm_w)
+    if job.engine == "litgpt":  # never tied, and quantised like every other linear
+        total += quantised_bytes(s.embedding, job) + block_bytes(s.vocab * head_w if s.family.head_bias else 0)
+    else:
+        total += block_bytes(s.head * head_w)
+    total += block_bytes(s.final_norm * norm_w)
     if s.unexplained:
         per = {"none": job.width, "int8": 1.0}.get(job.quant, 0.52)
         total += int(s.unexplained * per)
@@ -106,11 +110,17 @@ def run(job: Job, *, full: bool = False) -> Step:
     book("cublas_workspace", workspace, 2)
     ledger.live += model_bytes(job)
     parts["weights"] = model_bytes(job)
-    kinds = [Layer(job) for _ in range(3 if s.layers >= 3 and not full else s.layers)]
+    make = LitLayer if job.engine == "litgpt" else Layer
+    kinds = [make(job) for _ in range(3 if s.layers >= 3 and not full else s.layers)]
     outer = Weights(job)
     embedding = outer.base(s.embedding)
+    if s.positions:
+        outer.base(s.positions * s.hidden)
     final_norm = Norm(outer, s.hidden)
-    head = embedding if s.tied and not job.untie_head else outer.base(s.embedding)
+    head = embedding if s.tied else outer.base(s.embedding)
+    if job.engine == "litgpt":
+        lora_head = not isinstance(job.targets, tuple) or "lm_head" in job.targets
+        lit_head = LitLinear(outer, Linear("lm_head", s.hidden, s.vocab, s.family.head_bias), lora=lora_head)
     if job.head_width and head.node is None:
         head.w = job.head_width
     skipped = s.layers - len(kinds)
@@ -132,7 +142,7 @@ def run(job: Job, *, full: bool = False) -> Step:
     ledger.peak = ledger.live
     base = ledger.live
     tokens = job.tokens
-    stream_w = embedding.w if job.stream_width is None else job.stream_width
+    stream_w = job.width if job.kbit_embeddings_low else embedding.w
 
     # ------------------------------------------------------------------ forward
     ledger.mark("forward")
@@ -162,11 +172,15 @@ def run(job: Job, *, full: bool = False) -> Step:
         loss = liger(tape, job, x, head)
     elif job.loss == "trl_chunked":
         loss = trl_chunked(tape, job, x, head)
+    elif job.loss == "litgpt_chunked":
+        loss, logits = head_and_loss(tape, job, x, lit_head)
     elif job.loss == "torchtune_chunked":
         loss = chunked_torchtune(tape, job, x, head, outer)
     else:
         logits = head_logits(tape, job, x, head, outer)
-        upcast, shift = job.loss in ("hf", "hf_shift", "fused_ce"), job.loss in ("hf_shift", "hf_legacy", "fused_ce")
+        upcast, shift = job.logits != "half", job.logits != "modern"
+        if job.logits == "rebind":
+            logits = cast(tape, logits, 4)
         if job.loss == "fused_ce":
             loss = fused_cross_entropy(tape, logits, upcast=upcast, shift=shift)
         else:
