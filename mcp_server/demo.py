@@ -40,30 +40,31 @@ class Demo:
         return result.structured_content
 
     async def wait(self, run_id: str, job: str) -> dict[str, Any]:
-        """Poll a run until its job ends, showing progress on one line."""
+        """Poll a run until its job ends, showing progress on one line; the run's status."""
+        since = ""
         while True:
-            status = await self.call("get_run", run_id=run_id, job=job, wait_s=10)
-            bar(status)
-            if status["state"] in ("completed", "failed", "cancelled"):
+            status = await self.call("get_run", run_id=run_id, wait_s=10, log_lines=5)
+            state = status["jobs"][job]["state"]
+            if (line := progress(status, job)) != since:
+                print("\r" + line.ljust(78), end="", file=sys.stderr, flush=True)
+                since = line
+            if state in ("completed", "failed", "cancelled"):
                 print(file=sys.stderr)
-                if status["state"] != "completed":
-                    log = "\n".join(status.get("log_tail") or [])
-                    raise JobFailed(
-                        f"{job} of {run_id} {status['state']}: {status.get('reason')}\n{log}",
-                        hint=f"Look at it: tunesmith logs {run_id}",
-                    )
-                return status
+                if state == "completed":
+                    return status
+                log = "\n".join(status["log"])
+                raise JobFailed(f"{job} {state}: {status['jobs'][job].get('reason')}\n{log}", hint=status["next_step"])
 
 
-def bar(status: dict[str, Any]) -> None:
-    """`training  34/66  loss 0.41  eval 0.52  eta 80 s` on stderr."""
-    parts = [f"  {status['state']:9s}"]
-    if status.get("total"):
-        parts.append(f"{status.get('step') or 0}/{status['total']}")
-    for key, label, unit in (("loss", "loss", ""), ("eval_loss", "eval loss", ""), ("eta_s", "eta", " s")):
-        if status.get(key) is not None:
-            parts.append(f"{label} {status[key]:.4g}{unit}")
-    print("\r" + "  ".join(parts).ljust(78), end="", file=sys.stderr, flush=True)
+def progress(status: dict[str, Any], job: str) -> str:
+    """`train running  34/66  loss 0.41  eval_loss 0.52  eta_s 80`"""
+    view = status["jobs"][job]
+    parts = [f"    {job} {view['state']}", view.get("phase") or ""]
+    if view.get("total"):
+        parts.append(f"{view.get('step') or 0}/{view['total']}")
+    if job == "train":
+        parts += [f"{key} {status[key]:.4g}" for key in ("loss", "eval_loss", "eta_s") if status.get(key) is not None]
+    return "  ".join(part for part in parts if part)
 
 
 def heading(number: int, text: str) -> None:
@@ -87,7 +88,8 @@ async def walk(demo: Demo) -> dict[str, Any]:
     """Every station of the road, in order."""
     heading(1, "inspect_environment: what is here?")
     here = await demo.call("inspect_environment")
-    print(f"    {here['summary']}")
+    print(f"    {here['cpu']}, {here['cpu_cores']} cores, {here['ram_free_gib']} GiB free, "
+          f"{len(here['gpus'])} GPUs; models here: {', '.join(here['models_offline'])}")  # fmt: skip
 
     heading(2, "recommend_approach: should this be a fine-tune?")
     advice = await demo.call(
@@ -118,8 +120,8 @@ async def walk(demo: Demo) -> dict[str, Any]:
     memory = await demo.call(
         "estimate_vram", model="smollm2-135m-instruct", method="lora", batch_size=8, max_length=256
     )
-    peak = memory["process_gib"]
-    print(f"    GPU process peak {peak['value']} GiB ({peak['low']} to {peak['high']})")
+    peak = memory["device_peak"]["process_gib"]
+    print(f"    {memory['device']}: process peak {peak['value']} GiB ({peak['low']} to {peak['high']}, 90 %)")
 
     heading(5, "render_training_script: the script a human owns")
     run_id = free_name(demo.workspace)
@@ -139,19 +141,21 @@ async def walk(demo: Demo) -> dict[str, Any]:
 
     heading(6, "launch_training: preview, then start")
     preview = await demo.call("launch_training", run_id=run_id, dry_run=True)
-    print(f"    {preview['next_step']}")
+    print(f"    $ {preview['command']}")
+    print(f"    memory {preview['memory']['needed_gib']} of {preview['memory']['free_gib']} GiB free, "
+          f"disk {preview['disk']['needed_gib']} of {preview['disk']['free_gib']} GiB free")  # fmt: skip
     await demo.call("launch_training", run_id=run_id, dry_run=False)
     trained = await demo.wait(run_id, "train")
-    print(f"    trained: loss {trained['loss']}, held-out loss {trained['eval_loss']}")
+    print(f"    loss {trained['loss']:.3f}, held-out loss {trained['best_eval_loss']:.3f}")
 
     heading(7, "merge_adapter: one model, verified against base + adapter")
     await demo.call("merge_adapter", run_id=run_id)
-    merged = (await demo.wait(run_id, "merge"))["result"]
-    print(f"    {merged['verdict']}: KL {merged['kl_mean']:.2g}, top-1 agreement {merged['top1_agreement_pct']} %")
+    merged = (await demo.wait(run_id, "merge"))["jobs"]["merge"]["result"]
+    print(f"    {merged['verdict']}: {merged['tensors_changed']} of {merged['tensors']} tensors, in {merged['out']}")
 
     heading(8, "run_eval: base against tuned, on rows that neither has seen")
     await demo.call("run_eval", run_id=run_id)
-    return {**(await demo.wait(run_id, "eval"))["result"], "run_id": run_id}
+    return {**(await demo.wait(run_id, "eval"))["jobs"]["eval"]["result"], "run_id": run_id}
 
 
 def show(verdict: dict[str, Any], run_dir: Path) -> None:
