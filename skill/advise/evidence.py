@@ -108,11 +108,11 @@ def _count_patterns() -> tuple[re.Pattern[str], re.Pattern[str], re.Pattern[str]
     evidence = table("evidence")
     nouns = evidence["example_nouns"]
     words = "|".join(sorted((w for w in evidence["number_words"] if len(w) > 1 and w != "an"), key=len, reverse=True))
-    between = rf"(?:\s+(?!(?:per|a day|and|or|of which)\b)[\w'/%-]+){{0,{_WORDS}}}?\s+"
+    between = rf"(?:\s+(?!(?:per|and|or|for|to|into|in|a|an|over)\b)[\w'/%-]+){{0,{_WORDS}}}?\s+"
     rate = r"(?!\w)(?!\s*(?:/|(?:a|per|each|every)\s+(?:day|week|month|hour|minute|second|year)|daily|weekly|monthly))"
     digits = re.compile(
-        rf"(?<![\w$.€£])({_NUMBER})\s?(k|m|thousand|million|hundred)?(?![\w%]|\s?(?:gb|tb|mb|gib|ms|b)\b|\s?[-]?\s?tokens)"
-        rf"\+?(?:\s+(?:\w+ly )?(?:labell?ed|annotated|hand-labell?ed)\b|{between}?\s*(?:{nouns}){rate})"
+        rf"(?<![\w$.€£-])({_NUMBER})\s?(k|m|thousand|million|hundred)?(?![\w%]|\s?(?:gb|tb|mb|gib|ms|b)\b|\s?[-]?\s?tokens)"
+        rf"\+?(?:\s+(?:\w+ ){{0,2}}?(?:labell?ed|annotated|hand-labell?ed)\b|{between}?\s*(?:{nouns}){rate})"
     )
     spoken = re.compile(
         rf"\b((?:(?:{words}|a|an)\s+)?(?:{words}))(?:\s+(?:of|or so|or two))?(?:\s+(thousands?|millions?|hundreds?))?"
