@@ -6,13 +6,13 @@ Everything streams. A broken record becomes a Record with a `fault` that names i
 from __future__ import annotations
 
 import csv
-import gzip
 import io
+import itertools
 import json
 import re
 import sys
 import zlib
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
@@ -54,7 +54,7 @@ def kind_of(path: Path, *, strict: bool = True) -> str:
     return kind
 
 
-def read_records(path: Path) -> Iterator[Record]:
+def read_records(path: Path) -> Generator[Record]:
     """All records of a file or folder, in order.
 
     Raises:
@@ -67,31 +67,40 @@ def read_records(path: Path) -> Iterator[Record]:
         if kind in (".parquet", ".arrow"):
             yield from _columnar(file, kind)
             continue
-        with _open(file) as stream:
-            yield from _guard(_READERS[kind](stream), file)
+        yield from _stream(file, kind)
 
 
-def _guard(records: Iterator[Record], file: Path) -> Iterator[Record]:
-    """A compressed file that is cut off or damaged: what could be read, then one fault."""
-    try:
-        yield from records
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        yield Record(None, None, f"{file.name} is damaged or cut off here ({error})")
+def _stream(file: Path, kind: str) -> Iterator[Record]:
+    """Records of a text file; a compressed one that is cut off or damaged yields what can be read, then a fault."""
+    with file.open("rb") as raw:
+        unpacked = _unpack(raw, file.suffix.lower())
+        for record in _READERS[kind](_plain_utf8(unpacked)):
+            if record.fault and _damage(unpacked):  # the record that the damage cut in two
+                yield Record(None, record.line, _damage(unpacked))
+                return
+            yield record
+        if _damage(unpacked):
+            yield Record(None, None, _damage(unpacked))
 
 
-def _open(file: Path) -> BinaryIO:
-    """A binary stream of UTF-8 (UTF-16 with a BOM is recoded, the BOM taken off)."""
-    suffix = file.suffix.lower()
+def _damage(unpacked: Any) -> str:
+    return unpacked.damage if isinstance(unpacked, _Gunzip) else ""
+
+
+def _unpack(raw: Any, suffix: str) -> Any:
     if suffix == ".gz":
-        raw: Any = gzip.open(file, "rb")  # noqa: SIM115  the caller closes it
-    elif suffix == ".zst":
+        return _Gunzip(raw)
+    if suffix == ".zst":
         try:
             import zstandard  # pyright: ignore[reportMissingImports]
         except ImportError as error:
             raise MissingDependency("Reading .zst needs zstandard.", hint="pip install zstandard") from error
-        raw = io.BufferedReader(zstandard.ZstdDecompressor().stream_reader(file.open("rb"), closefd=True))
-    else:
-        raw = file.open("rb")
+        return zstandard.ZstdDecompressor().stream_reader(raw, read_across_frames=True)
+    return raw
+
+
+def _plain_utf8(raw: Any) -> io.BufferedReader:
+    """UTF-8 without a byte order mark (UTF-16 with one is recoded)."""
     stream = raw if isinstance(raw, io.BufferedReader) else io.BufferedReader(raw, CHUNK)
     head = stream.peek(4)[:4]
     for bom, encoding in _BOMS:
@@ -100,6 +109,38 @@ def _open(file: Path) -> BinaryIO:
             if encoding != "utf-8":
                 return io.BufferedReader(_Recoded(stream, encoding), CHUNK)
     return stream
+
+
+class _Gunzip(io.RawIOBase):
+    """gzip that ends at damage instead of raising, so that what came before it is read. `damage` says what it met."""
+
+    def __init__(self, raw: BinaryIO) -> None:
+        self._raw = raw
+        self._inflate = zlib.decompressobj(wbits=31)
+        self._rest = b""
+        self._started = False
+        self.damage = ""
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while not self._rest and not self.damage:
+            packed = self._inflate.unused_data or self._raw.read(1 << 16)
+            if self._inflate.eof:
+                self._inflate, self._started = zlib.decompressobj(wbits=31), False
+            if not packed:
+                if self._started:
+                    self.damage = "the compressed file is cut off here"
+                break
+            self._started = True
+            try:
+                self._rest = self._inflate.decompress(packed)
+            except zlib.error as error:
+                self.damage = f"the compressed file is damaged here ({error})"
+        size = min(len(buffer), len(self._rest))
+        buffer[:size], self._rest = self._rest[:size], self._rest[size:]
+        return size
 
 
 class _Recoded(io.RawIOBase):
@@ -180,9 +221,8 @@ def _jsonl(stream: BinaryIO) -> Iterator[Record]:
         yield _decode(text, number)
 
 
-def _json(stream: BinaryIO) -> Iterator[Record]:
+def _json(buffered: io.BufferedReader) -> Iterator[Record]:
     """A .json file: an array of objects, JSONL under the wrong name, or one object that holds the rows."""
-    buffered = stream if isinstance(stream, io.BufferedReader) else io.BufferedReader(stream)  # type: ignore[arg-type]
     head = buffered.peek(CHUNK)[:CHUNK].lstrip()
     if head[:1] != b"[":
         first = head.split(b"\n", 1)[0]
@@ -192,7 +232,8 @@ def _json(stream: BinaryIO) -> Iterator[Record]:
             return
         yield from _whole_object(buffered.read())
         return
-    yield from _JsonArray(io.TextIOWrapper(buffered, encoding="utf-8", errors="surrogateescape", newline="")).records()
+    with io.TextIOWrapper(buffered, encoding="utf-8", errors="surrogateescape", newline="") as text:
+        yield from _JsonArray(text).records()
 
 
 def _whole_object(raw: bytes) -> Iterator[Record]:
@@ -224,24 +265,39 @@ def _whole_object(raw: bytes) -> Iterator[Record]:
 class _JsonArray:
     """Elements of a JSON array, one at a time; after a broken one, reading goes on at the next."""
 
-    # Strings end at a newline at the latest (JSON allows none inside), so one missing quote does not swallow the rest.
-    _TOKEN = re.compile(r'"(?:[^"\\\n]|\\.)*"?|[\[\]{}\n]')
+    # JSON strings hold no newline, so one that reaches the end of its line lacks its closing quote.
+    _TOKEN = re.compile(r'"(?:[^"\\\n]|\\.)*(?P<open>\n)?|[\[\]{}]')
 
     def __init__(self, text: io.TextIOBase) -> None:
         self._text = text
         self._buffer = ""
         self._position = 0
-        self._line = 1
+        self._line, self._counted = 1, 0  # line of buffer[_counted]
         self._ended = False
 
+    def records(self) -> Iterator[Record]:
+        self._skip(" \t\r\n")
+        self._position += 1  # the opening bracket
+        while (following := self._skip(" \t\r\n,")) != "]":
+            if not following:
+                yield Record(None, self._here(), "the file ends before the array does")
+                return
+            yield self._element()
+
     def _more(self) -> bool:
-        """Append a chunk; drop what was read. False at the end of the file."""
+        """Append a chunk and drop what was read. False at the end of the file."""
         chunk = "" if self._ended else self._text.read(CHUNK)
         self._ended = not chunk
-        self._line += self._buffer.count("\n", 0, self._position)
+        self._here()
         self._buffer = self._buffer[self._position :] + chunk
-        self._position = 0
+        self._position = self._counted = 0
         return bool(chunk)
+
+    def _here(self) -> int:
+        """Line of the position, counted on from the last time."""
+        self._line += self._buffer.count("\n", self._counted, self._position)
+        self._counted = self._position
+        return self._line
 
     def _skip(self, characters: str) -> str:
         """Skip these characters; the next one, or "" at the end."""
@@ -253,35 +309,24 @@ class _JsonArray:
             if not self._more():
                 return ""
 
-    def records(self) -> Iterator[Record]:
-        self._skip(" \t\r\n")
-        self._position += 1  # the opening bracket
-        while (following := self._skip(" \t\r\n,")) != "]":
-            if not following:
-                yield Record(None, self._here(), "the file ends before the array does")
-                return
-            yield self._element()
-
-    def _here(self) -> int:
-        return self._line + self._buffer.count("\n", 0, self._position)
-
     def _element(self) -> Record:
+        line = self._here()
+        indent = self._position - 1 - self._buffer.rfind("\n", 0, self._position)
         while True:
             try:
                 value, end = _decoder.raw_decode(self._buffer, self._position)
                 if end < len(self._buffer) or not self._more():
                     break
-                continue
+                continue  # a number may go on in the next chunk
             except json.JSONDecodeError as error:
                 cut = error.msg.startswith("Unterminated string") or error.pos >= len(self._buffer) - 16
                 if cut and self._more():
                     continue
-                line, fault = self._here(), error.msg
+                fault = error.msg
             except (ValueError, RecursionError) as error:
-                line, fault = self._here(), str(error)[:100] or "nested too deeply"
-            self._skip_element()
+                fault = str(error)[:100] or "nested too deeply"
+            self._skip_element(indent)
             return Record(None, line, fault)
-        line = self._here()
         text, self._position = self._buffer[self._position : end], end
         try:
             text.encode("utf-8")
@@ -289,27 +334,28 @@ class _JsonArray:
             return Record(None, line, "not UTF-8")
         return _record(value, line, text)
 
-    def _skip_element(self) -> None:
-        """Move past a broken element: to where its brackets close, else to the next line that opens one."""
-        depth, at = 0, self._position
+    def _skip_element(self, indent: int) -> None:
+        """Move past a broken element: to where its brackets close, or, when a quote is missing, to the next line that
+        opens an object no deeper than this one."""
+        depth, at, pattern = 0, 0, self._TOKEN
         while True:
-            match = self._TOKEN.search(self._buffer, at)
-            if match is None or (match.end() == len(self._buffer) and not self._ended):
-                offset = at - self._position
+            match = pattern.search(self._buffer, self._position + at)
+            if match is None or match.end() == len(self._buffer):
                 if self._more():
-                    at = self._position + offset
                     continue
                 if match is None:
                     self._position = len(self._buffer)
                     return
-            token, at = match[0], match.end()
-            if token in "{[":
-                depth += 1
-            elif token in "}]":
-                depth -= 1
-                if depth <= 0:
-                    self._position = at if depth == 0 else at - 1
-                    return
+            at = match.end() - self._position
+            if pattern is not self._TOKEN:
+                self._position = match.end()
+                return
+            if match["open"]:
+                pattern, at = re.compile(rf"\n[ \t]{{0,{min(indent, 1000)}}}(?=[{{\]])"), at - 1
+            depth += (match[0] in "{[") - (match[0] in "}]")
+            if match[0] in "}]" and depth <= 0:
+                self._position = match.end() - (depth < 0)  # below 0 it is the array that closes
+                return
 
 
 # --- tables ---------------------------------------------------------------------------------------------------------
@@ -318,43 +364,40 @@ class _JsonArray:
 def _table(delimiter: str) -> Any:
     def read(stream: BinaryIO) -> Iterator[Record]:
         csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
-        text = io.TextIOWrapper(stream, encoding="utf-8", errors="surrogateescape", newline="")
-        first = text.readline()
-        chosen = delimiter
-        if delimiter == "," and "," not in first:  # exports of some locales
-            chosen = max(";\t|", key=first.count) if any(mark in first for mark in ";\t|") else ","
-        lines = iter([first]) if first else iter(())
-        reader = csv.reader(_chain(lines, text), delimiter=chosen, strict=True)
-        header = [name.strip() for name in next(reader, [])]
-        if not any(header) or len(set(header)) != len(header):
-            raise DataError(
-                f"The first line is no header with distinct names: {first.strip()[:100]!r}.",
-                hint="Put the column names into the first line.",
-            )
-        while True:
-            start = reader.line_num + 1
-            try:
-                cells = next(reader, None)
-            except csv.Error as error:
-                yield Record(None, start, str(error))
-                continue
-            if cells is None:
-                return
-            if not cells:
-                continue
-            if len(cells) != len(header):
-                yield Record(None, start, f"{len(cells)} fields where the header has {len(header)}")
-            elif any("\udc80" <= max(cell, default="") <= "\udcff" for cell in cells):
-                yield Record(None, start, "not UTF-8")
-            else:
-                yield Record(dict(zip(header, cells, strict=True)), start)
+        with io.TextIOWrapper(stream, encoding="utf-8", errors="surrogateescape", newline="") as text:
+            yield from _rows_of_table(text, delimiter)
 
     return read
 
 
-def _chain(first: Iterator[str], rest: Iterator[str]) -> Iterator[str]:
-    yield from first
-    yield from rest
+def _rows_of_table(text: io.TextIOBase, delimiter: str) -> Iterator[Record]:
+    first = text.readline()
+    if delimiter == "," and "," not in first and any(mark in first for mark in ";\t|"):
+        delimiter = max(";\t|", key=first.count)  # exports of some locales
+    reader = csv.reader(itertools.chain([first], text), delimiter=delimiter, strict=True)
+    header = [name.strip() for name in next(reader, [])]
+    if not any(header) or len(set(header)) != len(header):
+        raise DataError(
+            f"The first line is no header with distinct names: {first.strip()[:100]!r}.",
+            hint="Put the column names into the first line.",
+        )
+    while True:
+        start = reader.line_num + 1
+        try:
+            cells = next(reader, None)
+        except csv.Error as error:
+            yield Record(None, start, str(error))
+            continue
+        if cells is None:
+            return
+        if not cells:
+            continue
+        if len(cells) != len(header):
+            yield Record(None, start, f"{len(cells)} fields where the header has {len(header)}")
+        elif any("\udc80" <= max(cell, default="") <= "\udcff" for cell in cells):
+            yield Record(None, start, "not UTF-8")
+        else:
+            yield Record(dict(zip(header, cells, strict=True)), start)
 
 
 def _text(stream: BinaryIO) -> Iterator[Record]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -36,7 +37,8 @@ class Source:
 
     def __init__(self, path: Path, *, columns: Mapping[str, str] | None = None) -> None:
         self.path = path
-        head = list(itertools.islice(read_records(path), HEAD))
+        with contextlib.closing(read_records(path)) as records:
+            head = list(itertools.islice(records, HEAD))
         good = [record.value for record in head if record.value is not None]
         if not good:
             fault = f" First fault: {_place(head[0])}{head[0].fault}." if head else ""
