@@ -156,7 +156,7 @@ def fms(row: Row, shape: Shape) -> Job:
     framework = row["framework"]
     keys = _common(row, shape)
     foak = "foak" in framework
-    baseline = "baseline-peft-bnb" in framework
+    baseline = "baseline-peft-bnb" in framework and (row.get("gpus") or 1) == 1  # TRL skips it under FSDP
     old = (version(row, "transformers") or (4, 45)) < (4, 48)
     fused_lora = foak and keys["quant"] != "none"
     keys.update(

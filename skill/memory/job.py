@@ -65,6 +65,7 @@ class Job:
     kbit_norms_low: bool = False  # TRL 0.x casts embeddings (not norms) back to bfloat16 after k-bit preparation
     kbit_embeddings_low: bool = False
     head_autocast_off: bool = False
+    experts_quantised: bool = False  # experts stored as nn.Linear (transformers < 5) are quantised too
     residual_dropout: float = 0.0
     embedding_dropout: float = 0.0
     embedding_width: int | None = None

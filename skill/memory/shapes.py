@@ -56,6 +56,9 @@ class Family:
     activation: str = "silu"  # silu | gelu_tanh | gelu (one kernel) | gelu_new (Python arithmetic)
     norm_plus_one: bool = False  # Gemma: x * (1 + weight) in float32
     softcap: bool = False  # Gemma 2: tanh soft cap on the final logits
+    embedding_scale: bool = False  # embeddings times a constant: one more tensor
+    residual_scale: bool = False  # Granite
+    logit_scale: bool = False  # Granite, Cohere
     names: tuple[str, ...] = ()  # leaf names: q, k, v, o, gate, up, down (or qkv, o, up, down)
     exact: bool = True  # modelled op by op; else the generic decoder stands in for it
 
@@ -74,7 +77,7 @@ _GPT = Family(
 FAMILIES: dict[str, Family] = {
     "llama": Family(),
     "mistral": Family(),
-    "granite": Family(),
+    "granite": Family(embedding_scale=True, residual_scale=True, logit_scale=True),
     "baichuan": Family(exact=False),
     "qwen": Family(qkv_bias=True, fused_qkv=True, names=("c_attn", "c_proj", "w2", "w1", "c_proj"), exact=False),
     "chatglm": Family(qkv_bias=True, fused_qkv=True, fused_gate_up=True, exact=False),
@@ -86,14 +89,18 @@ FAMILIES: dict[str, Family] = {
     "mixtral": Family(),
     "olmoe": Family(qk_norm="full"),
     "phi3": Family(fused_qkv=True, fused_gate_up=True, names=("qkv_proj", "o_proj", "gate_up_proj", "down_proj")),
-    "gemma": Family(activation="gelu_tanh", norm_plus_one=True),
-    "gemma2": Family(activation="gelu_tanh", norm_plus_one=True, norms_per_layer=4, softcap=True),
-    "gemma3_text": Family(activation="gelu_tanh", norm_plus_one=True, norms_per_layer=4, qk_norm="head"),
-    "gemma3": Family(activation="gelu_tanh", norm_plus_one=True, norms_per_layer=4, qk_norm="head"),
+    "gemma": Family(activation="gelu_tanh", norm_plus_one=True, embedding_scale=True),
+    "gemma2": Family(activation="gelu_tanh", norm_plus_one=True, embedding_scale=True, norms_per_layer=4, softcap=True),
+    "gemma3_text": Family(
+        activation="gelu_tanh", norm_plus_one=True, embedding_scale=True, norms_per_layer=4, qk_norm="head"
+    ),
+    "gemma3": Family(
+        activation="gelu_tanh", norm_plus_one=True, embedding_scale=True, norms_per_layer=4, qk_norm="head"
+    ),
     "olmo": Family(norm="layer", norms_per_layer=0, norm_fp32=False),
     "olmo2": Family(qk_norm="full"),
     "olmo3": Family(qk_norm="full"),
-    "cohere": Family(norm="layer", norms_per_layer=1, parallel=True),
+    "cohere": Family(norm="layer", norms_per_layer=1, parallel=True, logit_scale=True),
     "phi": Family(
         gated=False,
         norm="layer",

@@ -297,6 +297,8 @@ class Layer:
         if len(self.norms) == 4:
             x = self.norms[2](t, x)
         x = dropout(t, x, p)
+        if f.residual_scale:
+            x = scale(t, x)
         x = add(t, residual, x)
         residual = x
         x = self.norms[min(1, len(self.norms) - 1)](t, x)
@@ -304,7 +306,6 @@ class Layer:
         if len(self.norms) == 4:
             x = self.norms[3](t, x)
         x = dropout(t, x, p)
+        if f.residual_scale:
+            x = scale(t, x)
         return add(t, residual, x)
-
-
-__all__ = ["Layer", "Norm", "Projection", "Weights", "copy"]

@@ -161,7 +161,9 @@ class LitLayer:
         second = mul_constant(t, rotated, tables[1], wide)
         roped = cast(t, add(t, first, second), w)
         del first, second, rotated
-        return t.record(t.new(n, w), (roped, x), lambda g: (Tensor(g.storage, part, w), t.new(n, w) if part < n else None))
+        return t.record(
+            t.new(n, w), (roped, x), lambda g: (Tensor(g.storage, part, w), t.new(n, w) if part < n else None)
+        )
 
     def _mlp(self, t: Tape, x: Tensor) -> Tensor:
         f = self.shape.family
@@ -195,7 +197,7 @@ def head_and_loss(t: Tape, job: Job, x: Tensor, head: LitLinear) -> tuple[Tensor
     logits = [cast(t, piece, 4) for piece in logits]
     total: Tensor | None = None
     for piece in logits:
-        loss = cross_entropy(t, piece, job, upcast=False, shift=False)
+        loss = cross_entropy(t, piece, upcast=False, shift=False)
         total = loss if total is None else t.record(t.new(1, 4), (total, loss), lambda g: (g, g))
     assert total is not None
     return total, logits

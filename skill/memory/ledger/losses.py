@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from skill.memory.job import Job
 from skill.memory.ledger.layers import Weights, _amp_linear
-from skill.memory.ledger.ops import cast, copy, dropout, linear, scale
+from skill.memory.ledger.ops import cast, linear, scale
 from skill.memory.ledger.tape import Tape, Tensor
 
 TILE_TOKENS, TILE_VOCAB = 4096, 32768  # trl/kernels/chunked_logprob.py TOKEN_CHUNK_SIZE, trainer/utils.py chunk size
@@ -19,6 +19,8 @@ def head_logits(t: Tape, job: Job, x: Tensor, head: Tensor, weights: Weights) ->
     if job.head_autocast_off and x.w != head.w:
         x = cast(t, x, head.w)
     logits = _amp_linear(t, x, head, s.hidden, s.vocab, weights)
+    if s.family.logit_scale:
+        logits = scale(t, logits)
     if s.family.softcap:  # logits / cap, tanh, * cap
         n, w = logits.n, logits.w
         logits = scale(t, logits)
@@ -28,7 +30,7 @@ def head_logits(t: Tape, job: Job, x: Tensor, head: Tensor, weights: Weights) ->
     return logits
 
 
-def cross_entropy(t: Tape, logits: Tensor, job: Job, *, upcast: bool, shift: bool) -> Tensor:
+def cross_entropy(t: Tape, logits: Tensor, *, upcast: bool, shift: bool) -> Tensor:
     """torch cross entropy: log_softmax keeps its output; backward writes the nll gradient, then log_softmax's."""
     x = cast(t, logits, 4) if upcast else logits
     del logits
@@ -130,32 +132,20 @@ def trl_chunked(t: Tape, job: Job, x: Tensor, head: Tensor) -> Tensor:
     return t.record(t.new(1, 4), (gathered, head), backward)
 
 
-def chunked_torchtune(t: Tape, job: Job, x: Tensor, head: Tensor, weights: Weights, chunks: int = 8) -> Tensor:
-    """torchtune: lm_head on each of 8 chunks gives 16-bit logits, float32 cross entropy chunk by chunk (compiled or
-    not), logits of all chunks stay for backward."""
+def chunked_torchtune(t: Tape, job: Job, x: Tensor, head: Tensor, chunks: int = 8) -> Tensor:
+    """torchtune CEWithChunkedOutputLoss: lm_head on each of 8 chunks gives 16-bit logits that stay for backward; float32
+    cross entropy chunk by chunk."""
     s = job.shape
-    n = x.n // chunks
-    w = x.w
+    n, total_n, w = x.n // chunks, x.n, x.w
+    whole = t.record(Tensor(x.storage, 0, w), (x,), lambda g: (t.new(total_n, w),))
     pieces = []
     for _ in range(chunks):
-        part = t.record(Tensor(x.storage, n, w), (x,), lambda g: (t.new(x_n, w),))
+        part = t.record(Tensor(x.storage, n, w), (whole,), lambda g: (g,))
         pieces.append(linear(t, part, head, s.hidden, s.vocab))
-    x_n = x.n
     del x, part
     total: Tensor | None = None
     while pieces:
-        logits = pieces.pop(0)
-        loss = cross_entropy(t, logits, job, upcast=True, shift=False)
+        loss = cross_entropy(t, pieces.pop(0), upcast=True, shift=False)
         total = loss if total is None else t.record(t.new(1, 4), (total, loss), lambda g: (g, g))
-        del logits, loss
     assert total is not None
     return total
-
-
-def chunked_litgpt(t: Tape, job: Job, logits: Tensor, chunk: int = 128) -> Tensor:
-    """litgpt chunked_cross_entropy on a list of logit chunks (lm_head_chunk_size 128): each chunk reshaped, split and
-    given to F.cross_entropy in its own dtype."""
-    raise NotImplementedError
-
-
-__all__ = ["copy", "cross_entropy", "dropout", "fused_cross_entropy", "head_logits", "liger", "trl_chunked"]

@@ -73,7 +73,15 @@ def mul_constant(t: Tape, x: Tensor, constant: Tensor | None = None, w: int = 0)
 
 
 def linear(
-    t: Tape, x: Tensor, weight: Tensor, n_in: int, n_out: int, *, bias: Tensor | None = None, w: int = 0, extra: int = 0,
+    t: Tape,
+    x: Tensor,
+    weight: Tensor,
+    n_in: int,
+    n_out: int,
+    *,
+    bias: Tensor | None = None,
+    w: int = 0,
+    extra: int = 0,
     keep_input: bool = False,
 ) -> Tensor:
     """x @ weight.T (+ bias). Saves x if the weight trains. `extra`: bytes of a dequantised weight, alive during the call

@@ -10,23 +10,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from skill.memory.job import BYTES, Job
+from skill.memory.job import Job
+from skill.memory.ledger import litgpt, losses
 from skill.memory.ledger.layers import Layer, Norm, Weights
-from skill.memory.ledger.litgpt import LitLayer, LitLinear, head_and_loss
-from skill.memory.ledger.losses import (
-    chunked_torchtune,
-    cross_entropy,
-    fused_cross_entropy,
-    head_logits,
-    liger,
-    trl_chunked,
-)
-from skill.memory.ledger.ops import cast, dropout
+from skill.memory.ledger.ops import cast, dropout, scale
+from skill.memory.ledger.shard import Unsharded, plan
+from skill.memory.ledger.static import CUBLAS_WORKSPACE, state_bytes, step_temporary
 from skill.memory.ledger.tape import Leaf, Ledger, Storage, Tape, Tensor, block_bytes
 from skill.memory.shapes import Linear
-
-CUBLAS_WORKSPACE = 8519680  # 8.125 MiB a thread and handle below sm_90: at::cuda::getChosenWorkspaceSize, :4096:2:16:8
-CUBLAS_WORKSPACE_HOPPER = 32 << 20
 
 
 @dataclass(frozen=True)
@@ -40,253 +31,233 @@ class Step:
     events: list[tuple[int, int]]
 
 
-def quantised_bytes(n: int, job: Job) -> int:
-    """A quantised weight of n elements with its scales.
-
-    bitsandbytes functional.quantize_4bit: packed nibbles, one absmax a 64 elements (float32, or uint8 with float32 per
-    256 under double quantisation), a code table. GPTQ 4-bit, group 128: packed int32, float16 scales, packed zeros and
-    an int32 group index per input feature.
-    """
-    if job.quant == "nf4":
-        return block_bytes(n // 2) + block_bytes(n // 64 * 4) + 512
-    if job.quant == "nf4-dq":
-        return block_bytes(n // 2) + block_bytes(n // 64) + block_bytes(-(-n // 64 // 256) * 4) + 3 * 512 + 1024
-    if job.quant == "int8":
-        return block_bytes(n) + block_bytes(int(n**0.5) * 4)
-    if job.quant == "gptq":
-        return (
-            block_bytes(n // 2) + block_bytes(n // 128 * 2) + block_bytes(n // 128 // 2) + block_bytes(int(n**0.5) * 4)
-        )
-    return block_bytes(n * job.width)
-
-
-def model_bytes(job: Job) -> int:
-    """All weights of the base model on one device, as the allocator counts them."""
-    s = job.shape
-    wide = 4 if job.kbit_prepare else job.width
-    norm_w = job.width if job.kbit_norms_low else wide
-    embed_w = job.embedding_width or (job.width if job.kbit_embeddings_low else wide)
-    total = 0
-    for linear in (*s.attention, *s.mlp):
-        layers = s.layers if linear in s.attention or not s.moe else s.dense_layers
-        total += layers * quantised_bytes(linear.weight, job)
-        if linear.bias:
-            total += layers * block_bytes(linear.n_out * (wide if job.quant != "none" else job.width))
-    other = s.layer_other - sum(x.params - x.weight for x in (*s.attention, *s.mlp)) * s.layers
-    norms = s.norm_params * s.layers
-    total += (other - norms) * wide
-    per_norm = s.hidden * (2 if s.family.norm_bias else 1)
-    total += s.layers * s.family.norms_per_layer * block_bytes(s.hidden * norm_w) * (2 if s.family.norm_bias else 1)
-    total += (norms - s.layers * s.family.norms_per_layer * per_norm) * norm_w
-    total += block_bytes(s.embedding * embed_w) + block_bytes(s.positions * s.hidden * embed_w)
-    head_w = job.head_width or embed_w
-    if job.engine == "litgpt":  # never tied, and quantised like every other linear
-        total += quantised_bytes(s.embedding, job) + block_bytes(s.vocab * head_w if s.family.head_bias else 0)
-    else:
-        total += block_bytes(s.head * head_w)
-    total += block_bytes(s.final_norm * norm_w)
-    if s.unexplained:
-        per = {"none": job.width, "int8": 1.0}.get(job.quant, 0.52)
-        total += int(s.unexplained * per)
-    return total + s.tower_params * job.width
-
-
 def run(job: Job, *, full: bool = False) -> Step:
     """Walk one step of `job`."""
-    ledger = Ledger(keep_events=full)
-    tape = Tape(ledger)
-    tape.cache_on = job.autocast is not None
-    s = job.shape
-    static: list[Storage] = []
-    parts: dict[str, float] = {}
+    return _Walk(job, full=full).step()
 
-    def book(name: str, nbytes: float, count: int = 1) -> None:
-        before = ledger.live
-        for _ in range(count):
-            static.append(Storage(ledger, int(nbytes)))
-        parts[name] = parts.get(name, 0) + ledger.live - before
 
-    workspace = CUBLAS_WORKSPACE if job.workspace is None else job.workspace
-    book("cublas_workspace", workspace, 2)
-    ledger.live += model_bytes(job)
-    parts["weights"] = model_bytes(job)
-    make = LitLayer if job.engine == "litgpt" else Layer
-    kinds = [make(job) for _ in range(3 if s.layers >= 3 and not full else s.layers)]
-    outer = Weights(job)
-    embedding = outer.base(s.embedding)
-    if s.positions:
-        outer.base(s.positions * s.hidden)
-    final_norm = Norm(outer, s.hidden)
-    head = embedding if s.tied else outer.base(s.embedding)
-    if job.engine == "litgpt":
-        lora_head = not isinstance(job.targets, tuple) or "lm_head" in job.targets
-        lit_head = LitLinear(outer, Linear("lm_head", s.hidden, s.vocab, s.family.head_bias), lora=lora_head)
-    if job.head_width and head.node is None:
-        head.w = job.head_width
-    skipped = s.layers - len(kinds)
-    # Trained parameters: their bytes (adapters), gradients and optimizer states
-    inner = [p for k in kinds for p in k.weights.trained] + kinds[min(1, len(kinds) - 1)].weights.trained * skipped
-    trained = inner + outer.trained
-    adapter = sum(block_bytes(p.n * p.w) for p in trained) if job.method != "full" else 0
-    ledger.live += adapter
-    parts["adapters"] = adapter
-    states = sum(state_bytes(p.n, p.w, job) for p in trained)
-    ledger.live += states
-    parts["optimizer"] = states
-    grads_total = sum(block_bytes(p.n * p.w) for p in trained)
-    per_middle = sum(block_bytes(p.n * p.w) for p in kinds[min(1, len(kinds) - 1)].weights.trained)
-    if job.accumulation > 1 and not job.optimizer_in_backward:
-        for p in [p for k in kinds for p in k.weights.trained] + outer.trained:
-            p.node.grad = tape.new(p.n, p.w)  # type: ignore[union-attr]
-        ledger.live += per_middle * skipped
-    ledger.peak = ledger.live
-    base = ledger.live
-    tokens = job.tokens
-    stream_w = job.width if job.kbit_embeddings_low else embedding.w
+class _Walk:
+    def __init__(self, job: Job, *, full: bool) -> None:
+        self.job, s = job, job.shape
+        self.ledger = ledger = Ledger(keep_events=full)
+        self.tape = Tape(ledger)
+        self.tape.cache_on = job.autocast is not None
+        self.plan = plan(job)
+        self.parts: dict[str, float] = {}
+        self.fixed: list[Storage] = []
+        make = litgpt.LitLayer if job.engine == "litgpt" else Layer
+        self.layers = [make(job) for _ in range(3 if s.layers >= 3 and not full else s.layers)]
+        self.skipped = s.layers - len(self.layers)
+        self.middle = self.layers[min(1, len(self.layers) - 1)]
+        self.outer = outer = Weights(job)
+        self.embedding = outer.base(s.embedding)
+        if s.positions:
+            outer.base(s.positions * s.hidden)
+        self.norm = Norm(outer, s.hidden)
+        self.head = self.embedding if s.tied else outer.base(s.embedding)
+        if job.head_width and self.head.node is None:
+            self.head = Tensor(None, self.head.n, job.head_width)
+        if job.engine == "litgpt":
+            lora = not isinstance(job.targets, tuple) or "lm_head" in job.targets
+            self.lit_head = litgpt.LitLinear(outer, Linear("lm_head", s.hidden, s.vocab, s.family.head_bias), lora=lora)
+        self.logits: object = None
+        self.retained: list[object] = []
 
-    # ------------------------------------------------------------------ forward
-    ledger.mark("forward")
-    inputs = tape.new(tokens * (3 if job.padded else 2), 8)
-    x = tape.new(tokens * s.hidden, stream_w)
-    if embedding.node is not None:
-        n, w = embedding.n, embedding.w
-        x = tape.record(x, (embedding,), lambda g: (tape.new(n, w),))
-    elif job.checkpointing and job.method != "full":
-        x.node = Leaf(keep=False)  # enable_input_require_grads
-    if job.embedding_dropout:
-        x = dropout(tape, x, job.embedding_dropout)
-    table_w = x.w
-    rotary_n = job.length * int(s.head_dim * s.rotary_fraction)
-    tables = (tape.new(rotary_n, table_w), tape.new(rotary_n, table_w))
-    mask = tape.new(job.batch * job.length * job.length, x.w) if job.materialised_mask else None
-    bulk: Storage | None = None
-    for i, layer in enumerate(kinds):
-        before = ledger.live
-        x = _checkpointed(tape, layer, x, tables, job) if job.checkpointing else layer(tape, x, tables)
-        if i == 1 and skipped:
-            bulk = Storage(ledger, (ledger.live - before) * skipped)
-    ledger.mark("loss")
-    x = final_norm(tape, x)
-    logits = None
-    if job.loss == "liger":
-        loss = liger(tape, job, x, head)
-    elif job.loss == "trl_chunked":
-        loss = trl_chunked(tape, job, x, head)
-    elif job.loss == "litgpt_chunked":
-        loss, logits = head_and_loss(tape, job, x, lit_head)
-    elif job.loss == "torchtune_chunked":
-        loss = chunked_torchtune(tape, job, x, head, outer)
-    else:
-        logits = head_logits(tape, job, x, head, outer)
-        upcast, shift = job.logits != "half", job.logits != "modern"
+    def _book(self, name: str, *sizes: int) -> None:
+        before = self.ledger.live
+        self.fixed += [Storage(self.ledger, size) for size in sizes]
+        self.parts[name] = self.parts.get(name, 0) + self.ledger.live - before
+
+    def step(self) -> Step:
+        ledger, job, split = self.ledger, self.job, self.plan
+        workspace = CUBLAS_WORKSPACE if job.workspace is None else job.workspace
+        self._book("cublas_workspace", workspace, workspace)
+        inner = [p for k in self.layers for p in k.weights.trained] + self.middle.weights.trained * self.skipped
+        trained = inner + self.outer.trained
+        self._fixed("weights", split.weights)
+        adapters = sum(block_bytes(p.n * p.w) for p in trained) if job.method != "full" else 0
+        self._fixed("adapters", adapters // split.parameter_shards)
+        self._fixed("optimizer", split.states(sum(state_bytes(p.n, split.master(p.w), job) for p in trained), trained))
+        self.gradients = split.gradients(sum(block_bytes(p.n * p.w) for p in trained))
+        self.middle_gradients = split.gradients(sum(block_bytes(p.n * p.w) for p in self.middle.weights.trained))
+        self.persistent = job.accumulation > 1 and not job.optimizer_in_backward
+        if self.persistent:
+            ledger.live += self.gradients
+            for parameter in [p for k in self.layers for p in k.weights.trained] + self.outer.trained:
+                parameter.node.keep = False  # type: ignore[union-attr]  # added in place to what exists
+        ledger.peak, ledger.peak_label = ledger.live, "static"
+        base = ledger.live
+        buffers = Storage(ledger, split.buffers)
+        root = Storage(ledger, split.root)
+        loss = self._forward()
+        self._backward(loss)
+        del loss, root
+        ledger.mark("optimizer")
+        if split.step_factor:
+            scratch = [Storage(ledger, int(b * split.step_factor)) for b in step_temporary(trained, job)]
+            del scratch
+        del buffers
+        return self._result(base)
+
+    def _fixed(self, name: str, nbytes: int) -> None:
+        self.ledger.live += nbytes
+        self.parts[name] = nbytes
+
+    def _forward(self) -> Tensor:
+        job, s, t, ledger = self.job, self.job.shape, self.tape, self.ledger
+        ledger.mark("forward")
+        tokens = job.tokens
+        self.inputs = t.new(tokens * (3 if job.padded else 2), 8)
+        x = t.new(tokens * s.hidden, job.width if job.kbit_embeddings_low else self.embedding.w)
+        if self.embedding.node is not None:
+            n, w = self.embedding.n, self.embedding.w
+            x = t.record(x, (self.embedding,), lambda g: (t.new(n, w),))
+        elif job.checkpointing and job.method != "full":
+            x.node = Leaf(keep=False)  # enable_input_require_grads
+            self.retained.append(x.storage)  # AccumulateGrad of the embedding's output holds it
+        if s.family.embedding_scale:
+            x = scale(t, x)
+        x = dropout(t, x, job.embedding_dropout)
+        table = job.length * int(s.head_dim * s.rotary_fraction)
+        tables = (t.new(table, x.w), t.new(table, x.w))
+        self.mask = t.new(job.batch * job.length * job.length, x.w) if job.materialised_mask else None
+        self.bulk: Storage | None = None
+        for i, layer in enumerate(self.layers):
+            before = ledger.live
+            x = self._layer(layer, x, tables)
+            if i == 1 and self.skipped:
+                self.bulk = Storage(ledger, (ledger.live - before) * self.skipped)
+        ledger.mark("loss")
+        x = self.norm(t, x)
+        return self._loss(x)
+
+    def _loss(self, x: Tensor) -> Tensor:
+        """x (the last hidden state) stays alive until the loss is there, as the model's local variable does."""
+        job, t = self.job, self.tape
+        if job.loss == "liger":
+            return losses.liger(t, job, x, self.head)
+        if job.loss == "trl_chunked":
+            return losses.trl_chunked(t, job, x, self.head)
+        if job.loss == "torchtune_chunked":
+            return losses.chunked_torchtune(t, job, x, self.head)
+        if job.loss == "litgpt_chunked":
+            loss, self.logits = litgpt.head_and_loss(t, job, x, self.lit_head)
+            return loss
+        logits = losses.head_logits(t, job, x, self.head, self.outer)
         if job.logits == "rebind":
-            logits = cast(tape, logits, 4)
+            logits = cast(t, logits, 4)
+        if job.outputs_alive:
+            self.logits = logits
+        upcast, shift = job.logits != "half", job.logits != "modern"
         if job.loss == "fused_ce":
-            loss = fused_cross_entropy(tape, logits, upcast=upcast, shift=shift)
-        else:
-            loss = cross_entropy(tape, logits, job, upcast=upcast, shift=shift)
-    x = None  # type: ignore[assignment]
-    if not job.outputs_alive:
-        logits = None
-    outer.cache.clear()
-    for layer in kinds:
-        layer.weights.cache.clear()
+            return losses.fused_cross_entropy(t, logits, upcast=upcast, shift=shift)
+        return losses.cross_entropy(t, logits, upcast=upcast, shift=shift)
 
-    # ------------------------------------------------------------------ backward
-    ledger.mark("backward")
-    if skipped and not (job.accumulation > 1) and not job.optimizer_in_backward:
-        pending = per_middle * skipped
-    else:
-        pending = 0
-    hook = _Release(bulk, pending, ledger)
-    bulk = None
-    kinds[min(1, len(kinds) - 1)].on_backward = hook
-    tape.backward(loss, tape.new(1, 4))
-    hook()
-    logits = None
-    del loss, inputs, mask, tables
+    def _backward(self, loss: Tensor) -> None:
+        ledger = self.ledger
+        self.outer.cache.clear()
+        for layer in self.layers:
+            layer.weights.cache.clear()
+        ledger.mark("backward")
+        self.middle.on_backward = self._release
+        self.tape.backward(loss, self.tape.new(1, 4))
+        self._release()
+        self.logits = self.inputs = self.mask = None
+        for parameter in self.outer.trained:
+            self._settle(parameter)
+        self.retained.clear()
 
-    # ------------------------------------------------------------------ clip and step
-    ledger.mark("optimizer")
-    if job.clip and not job.optimizer_in_backward and grads_total:
-        norms = tape.new(len(trained), 4)
-        del norms
-    temporary = step_temporary(trained, job)
-    if temporary:
-        scratch = [Storage(ledger, b) for b in temporary]
-        del scratch
-    peak = ledger.peak
-    parts["gradients"] = float(min(grads_total, peak - base) if not job.optimizer_in_backward else 0)
-    at = ledger.peak_label
-    if at in ("forward", "loss") and job.accumulation == 1:
-        parts["gradients"] = 0.0
-    rest = peak - sum(parts.values())
-    parts["loss_and_logits" if at in ("loss", "backward") and job.checkpointing else "activations"] = rest
-    return Step(peak, parts, at, base, ledger.events)
-
-
-class _Release:
-    """What happens between the last and the middle layer's backward: the skipped layers' saved tensors go, their
-    gradients come."""
-
-    def __init__(self, bulk: Storage | None, pending: int, ledger: Ledger) -> None:
-        self.bulk, self.pending, self.ledger = bulk, pending, ledger
-
-    def __call__(self) -> None:
+    def _release(self) -> None:
+        """Between the last and the middle layer's backward the skipped layers' saved tensors go and their gradients
+        come (under FSDP with frozen weights the inputs stay and their gradients come as well)."""
+        job, ledger = self.job, self.ledger
+        if self.bulk is None:
+            return
+        if self.plan.retains_inputs:
+            self.retained.append(self.bulk)
+            self.retained.append(Storage(ledger, self.skipped * job.tokens * job.shape.hidden * self.embedding.w))
         self.bulk = None
-        if self.pending:
-            ledger = self.ledger
-            ledger.live += self.pending
+        if not self.persistent and not job.optimizer_in_backward:
+            ledger.live += self.middle_gradients * self.skipped
             ledger.peak = max(ledger.peak, ledger.live)
-            self.pending = 0
 
+    def _layer(self, layer: Layer | litgpt.LitLayer, x: Tensor, tables: tuple[Tensor, Tensor]) -> Tensor:
+        if self.job.checkpointing:
+            return self._checkpointed(layer, x, tables)
+        if not self.plan.unit:
+            return layer(self.tape, x, tables)
+        # FSDP around the layer: gathered in forward, freed, gathered again when its backward begins
+        t, unit = self.tape, Unsharded(self.ledger, self.plan.unit)
 
-def _checkpointed(t: Tape, layer: Layer, x: Tensor, tables: tuple[Tensor, Tensor], job: Job) -> Tensor:
-    """torch.utils.checkpoint: forward without a graph, recomputed in backward. Reentrant keeps the recomputed output
-    alive through the nested backward; the other kind stops once everything saved is back."""
-    outer_grad, t.grad = t.grad, False
-    source = Tensor(x.storage, x.n, x.w)
-    out = layer(t, source, tables)
-    t.grad = outer_grad
-    n, w = x.n, x.w
-    needs = x.node is not None
-    reentrant = job.reentrant
+        def close(g: Tensor) -> tuple[Tensor]:
+            unit.free()
+            self._settle_layer(layer)
+            return (g,)
 
-    def backward(g: Tensor, _keep: object = x.storage) -> tuple[Tensor | None]:
-        leaf = Leaf()
-        start = Tensor(_keep, n, w, leaf if needs else None)  # type: ignore[arg-type]
-        layer.before_backward()
-        again = layer(t, start, tables)
-        del start
-        if not reentrant:
-            again.storage = None
-        layer.weights.cache.clear()
-        t.backward(again, g)
-        return (leaf.grad,)
+        def reopen(g: Tensor) -> tuple[Tensor]:
+            unit.gather()
+            return (g,)
 
-    anchor = x if needs else Tensor(None, 0, 4, Leaf(keep=False))
-    return t.record(out, (anchor,), backward)
+        unit.gather()
+        x = t.record(x.view(), (x,), close)
+        out = layer(t, x, tables)
+        unit.free()
+        return t.record(out.view(), (out,), reopen)
 
+    def _checkpointed(self, layer: Layer | litgpt.LitLayer, x: Tensor, tables: tuple[Tensor, Tensor]) -> Tensor:
+        """torch.utils.checkpoint: forward without a graph, recomputed in backward. Reentrant keeps the recomputed
+        output alive through the nested backward; the other kind stops once everything saved is back."""
+        t, job, split = self.tape, self.job, self.plan
+        unit = Unsharded(self.ledger, split.unit)
+        unit.gather()
+        t.grad = False
+        out = layer(t, Tensor(x.storage, x.n, x.w), tables)
+        t.grad = True
+        unit.free()
+        n, w = x.n, x.w
+        needs = x.node is not None
 
-def state_bytes(n: int, w: int, job: Job) -> int:
-    """Optimizer states of one parameter inside torch's allocator, steady state."""
-    kind = job.optimizer
-    if kind in ("paged", "none", "offloaded"):
-        return 0
-    if kind == "adamw_8bit":  # bitsandbytes: uint8 and float32 absmax per 256; tensors below 4096 elements stay float32
-        return 2 * block_bytes(n * 4) if n < 4096 else 2 * block_bytes(n) + 2 * block_bytes(-(-n // 256) * 4)
-    if kind == "sgd":
-        return 0
-    width = 4 if kind.endswith("fp32") else w
-    return 2 * block_bytes(n * width) + (512 if kind == "adamw_fused" else 0)
+        def backward(g: Tensor, _keep: Storage | None = x.storage) -> tuple[Tensor | None]:
+            leaf = Leaf()
+            layer.before_backward()
+            unit.gather()
+            again = layer(t, Tensor(_keep, n, w, leaf if needs else None), tables)
+            if not job.reentrant:
+                again.storage = None
+            layer.weights.cache.clear()
+            t.backward(again, g)
+            unit.free()
+            self._settle_layer(layer)
+            if split.retains_inputs:
+                self.retained += [_keep, leaf.grad]
+            return (leaf.grad,)
 
+        anchor = x if needs else Tensor(None, 0, 4, Leaf(keep=False))
+        return t.record(out, (anchor,), backward)
 
-def step_temporary(trained: list[Tensor], job: Job) -> list[int]:
-    """torch AdamW foreach: sqrt of exp_avg_sq for all parameters at once, then divided in place
-    (torch/optim/adam.py _multi_tensor_adam). Fused and 8-bit kernels need nothing."""
-    if job.optimizer != "adamw_foreach":
-        return []
-    return [p.n * p.w for p in trained]
+    def _settle_layer(self, layer: Layer | litgpt.LitLayer) -> None:
+        for parameter in layer.weights.trained:
+            self._settle(parameter)
 
+    def _settle(self, parameter: Tensor) -> None:
+        """Reduce-scatter: the full gradient becomes this rank's share."""
+        leaf, split = parameter.node, self.plan
+        if split.gradient_factor == 1 or not isinstance(leaf, Leaf) or leaf.grad is None or leaf.grad.storage is None:
+            return
+        share = Storage(self.ledger, int(leaf.grad.n * leaf.grad.w * split.gradient_factor))
+        leaf.grad = Tensor(share, leaf.grad.n, leaf.grad.w)
 
-__all__ = ["BYTES", "Step", "model_bytes", "run"]
+    def _result(self, base: int) -> Step:
+        ledger, job, parts = self.ledger, self.job, self.parts
+        peak, at = ledger.peak, ledger.peak_label
+        grown = peak - base
+        has_gradients = self.persistent or at == "optimizer" or (at == "backward" and job.method != "full")
+        gradients = 0 if job.optimizer_in_backward or not has_gradients else self.gradients
+        parts["gradients"] = float(gradients if self.persistent else min(gradients, grown))
+        rest = peak - sum(parts.values())
+        name = {"optimizer": "optimizer_step", "loss": "logits_and_loss"}.get(at, "activations")
+        if at in ("loss", "backward") and job.checkpointing:
+            saved = min(rest, job.shape.layers * job.tokens * job.shape.hidden * self.embedding.w)
+            parts["checkpoints"], rest = saved, rest - saved
+        parts[name] = rest
+        return Step(peak, parts, at, base, ledger.events)
