@@ -1,11 +1,8 @@
 """The data room: what a dataset will train (`validate_dataset`), and the rows a run is given (`convert_dataset`).
 
-reading   records out of files; faults located
-formats   Alpaca, ShareGPT, messages, prompt/completion, classification, text -> one conversation
-source    reading and formats as one stream
-render    tokens and loss mask, as TRL computes them
-checks    stable fault codes
-validate, convert, report
+reading, json_records: records out of files, faults located. formats, conversation: Alpaca, ShareGPT, messages,
+prompt/completion, classification, text -> one shape. source: both as one stream. engine, render: tokens and loss mask
+as TRL computes them. checks: stable fault codes. validate, convert, report: the two verbs and what they return.
 """
 
 from skill.data.convert import convert_dataset

@@ -11,7 +11,7 @@ from array import array
 from collections import defaultdict
 from hashlib import blake2b
 
-from skill.data.formats import Example
+from skill.data.conversation import Example
 from skill.data.report import Finding, Severity
 
 MIN_ROWS = 10  # OpenAI's fine-tuning API refuses fewer; below it nothing can be held out either

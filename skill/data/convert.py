@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import IO, Literal
 
 from skill.data.checks import key, question_of
-from skill.data.formats import Example
+from skill.data.conversation import Example
 from skill.data.reading import data_files
 from skill.data.render import canonical_rows
 from skill.data.report import Manifest, SourceFile

@@ -10,8 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from skill.data.formats import Example, Format, RowFault, detect, from_columns, suggestion
-from skill.data.reading import Record, read_records
+from skill.data.conversation import Example, RowFault
+from skill.data.formats import Format, detect, from_columns, suggestion
+from skill.data.json_records import Record
+from skill.data.reading import read_records
 from skill.errors import DataError
 
 HEAD = 200  # rows looked at to find the format

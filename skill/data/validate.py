@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from skill.data.checks import DROPPED, MIN_ROWS, Checker, key, personal_codes, question_of, texts_of
-from skill.data.formats import Example, RowFault
+from skill.data.conversation import Example, RowFault
 from skill.data.render import CanonicalRow, Masked, Renderer, canonical_rows
 from skill.data.report import DatasetReport, Finding, TokenReport, Verdict
 from skill.data.source import Source

@@ -1,7 +1,7 @@
 import pytest
 
 from skill.data.checks import CODES, DROPPED, Checker, key, normalised, personal_codes
-from skill.data.formats import Example
+from skill.data.conversation import Example
 
 
 def pair(prompt: str, completion: str) -> Example:

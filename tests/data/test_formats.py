@@ -1,6 +1,7 @@
 import pytest
 
-from skill.data.formats import Example, RowFault, detect, from_columns, suggestion
+from skill.data.conversation import Example, RowFault
+from skill.data.formats import detect, from_columns, suggestion
 from skill.errors import DataError
 
 U, A, S = "user", "assistant", "system"

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from skill.data.reading import Record, read_records
+from skill.data.json_records import Record
+from skill.data.reading import read_records
 from skill.errors import DataError
 
 
@@ -68,7 +69,7 @@ def test_json_array_cut_off(tmp_path) -> None:
 
 @pytest.mark.parametrize("size", [10, 5000])
 def test_json_array_over_chunk_borders(tmp_path, monkeypatch, size: int) -> None:
-    monkeypatch.setattr("skill.data.reading.CHUNK", 37)
+    monkeypatch.setattr("skill.data.json_records.CHUNK", 37)
     rows = [{"i": i, "text": 'é"\\[{' * (i % 7), "n": [i, {"k": None}]} for i in range(size // 10)]
     rows.insert(3, {"long": "x" * size})
     for indent in (None, 2):

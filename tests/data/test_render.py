@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from skill.data import render
-from skill.data.formats import Example
+from skill.data import engine
+from skill.data.conversation import Example, RowFault
 from skill.data.render import Renderer, canonical_rows, common_prefix
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -102,7 +102,7 @@ def test_sandbox_escape_in_a_template_is_left_to_transformers(tmp_path, tiny_mod
     template = "{{ ''.__class__.__mro__[1].__subclasses__() }}"
     renderer = Renderer(variant(tmp_path, tiny_model, template=template))
     assert not renderer.fast
-    with pytest.raises(render.RowFault, match="unsafe"):
+    with pytest.raises(RowFault, match="unsafe"):
         renderer.mask(CHAT_ROWS[:1])
 
 
@@ -122,7 +122,7 @@ def test_refused_conversation_is_a_row_fault(tmp_path, tiny_model) -> None:
         "{% endfor %}x"
     )
     renderer = Renderer(variant(tmp_path, tiny_model, template=template))
-    with pytest.raises(render.RowFault, match="no system role") as caught:
+    with pytest.raises(RowFault, match="no system role") as caught:
         renderer.mask(CHAT_ROWS[1:2])
     assert caught.value.code == "template_refused"
 
@@ -131,7 +131,7 @@ def test_differing_engine_falls_back(tmp_path, tiny_model, monkeypatch) -> None:
     """A tokenizer that the light engine does not reproduce is tokenised by transformers."""
     monkeypatch.setenv("TUNESMITH_CACHE", str(tmp_path / "cache"))
     info = variant(tmp_path, tiny_model, template="{{ bos_token }}{{ messages[0]['content'] }}")
-    fast = render._Fast(Path(str(info.path)))
+    fast = engine.FastEngine(Path(str(info.path)))
     record = tmp_path / "cache" / "proofs" / f"{fast.digest}.json"
     record.parent.mkdir(parents=True)
     record.write_text('{"equal": false}')
