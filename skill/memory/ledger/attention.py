@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from skill.memory.ledger.ops import copy, expand_copy
+from skill.memory.ledger.ops import cast, copy, expand_copy
 from skill.memory.ledger.tape import Tape, Tensor
 
 
@@ -77,41 +77,43 @@ def eager(
     heads: int,
     kv_heads: int,
     dim: int,
-    softmax_w: int = 4,
-    mask: bool = True,
+    half: bool = False,
 ) -> Tensor:
-    """transformers eager attention: scores, scale, mask, float32 softmax, cast back, scores @ v. float16 softmax uses
-    the half-to-float kernel; bfloat16 is copied to float32 first. softmax backward holds a hidden grad * output."""
+    """transformers eager attention: scores, scale, mask, float32 softmax, cast back, scores @ v. float16 (`half`) takes
+    the fused half-to-float softmax, whose backward writes float16; bfloat16 is copied to float32 first. softmax
+    backward holds a hidden grad * output (aten/src/ATen/native/cuda/SoftMax.cu)."""
     w, n = q.w, q.n
     k = expand_copy(t, k, heads // kv_heads)
     v = expand_copy(t, v, heads // kv_heads)
     cells = batch * heads * length * length
-    k2, v2 = k, v
-    del k, v
-    product = t.record(t.new(cells, w), (q, k2), lambda g, _keep=(q.storage, k2.storage): (t.new(n, w), t.new(n, w)))
-    del k2
-    scaled = t.record(t.new(cells, w), (product,), lambda g: (t.new(cells, w),))
-    del product
-    if mask:
-        masked = t.record(t.new(cells, w), (scaled,), lambda g: (g,))
-        scaled = masked
-        del masked
-    probabilities = t.new(cells, softmax_w)
+    fused = half and w == 2
+
+    def product_backward(g: Tensor, _keep: object = (q.storage, k.storage)) -> Sequence[Tensor]:
+        return (t.new(n, w), t.new(n, w))
+
+    scores = t.record(t.new(cells, w), (q, k), product_backward)
+    scores = t.record(t.new(cells, w), (scores,), lambda g: (t.new(cells, w),))
+    scores = t.record(t.new(cells, w), (scores,), lambda g: (g,))
+    if not fused:
+        scores = cast(t, scores, 4)
+    probabilities = t.new(cells, 4)
 
     def softmax_backward(g: Tensor, _keep: object = probabilities.storage) -> Sequence[Tensor]:
-        hidden = t.new(cells, softmax_w)
-        out = t.new(cells, softmax_w)
+        hidden = t.new(cells, 4)
+        out = t.new(cells, w if fused else 4)
         del hidden
-        return (out if softmax_w == w else t.new(cells, w),)
+        return (out,)
 
-    t.record(probabilities, (scaled,), softmax_backward)
-    del scaled
-    low = probabilities
-    if softmax_w != w:
-        low = t.record(t.new(cells, w), (probabilities,), lambda g: (t.new(cells, softmax_w),))
+    t.record(probabilities, (scores,), softmax_backward)
+    del scores
+    low = cast(t, probabilities, w)
     del probabilities
-    out = t.record(t.new(n, w), (low, v2), lambda g, _keep=(low.storage, v2.storage): (t.new(cells, w), t.new(n, w)))
-    del low, v2
+
+    def mix_backward(g: Tensor, _keep: object = (low.storage, v.storage)) -> Sequence[Tensor]:
+        return (t.new(cells, w), t.new(n, w))
+
+    out = t.record(t.new(n, w), (low, v), mix_backward)
+    del low
     return copy(t, out)
 
 

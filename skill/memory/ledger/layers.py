@@ -3,6 +3,7 @@ where the originals' do. transformers: modeling_llama.py and its siblings; PEFT:
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -188,6 +189,8 @@ class Attention:
             k, v = expand_copy(t, k, s.heads // kv_heads), expand_copy(t, v, s.heads // kv_heads)
             kv_heads = s.heads
         kernel = KERNELS[job.attention]
+        if job.attention == "eager":
+            kernel = functools.partial(kernel, half="float16" in (job.autocast, job.dtype))
         out = kernel(t, q, k, v, batch=job.batch, length=job.length, heads=s.heads, kv_heads=kv_heads, dim=s.head_dim)
         if job.lora_kernel == "unsloth" and self.projections[-1].lora:
             from skill.memory.ledger import fused
