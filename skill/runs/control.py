@@ -143,10 +143,10 @@ def _same_spec(run: RunDir, record: JobRecord, spec: RunSpec) -> None:
 
 
 def newest_checkpoint(run: RunDir) -> Path | None:
-    """The newest checkpoint folder that holds what a resume needs; train.py chooses by the same rule."""
+    """The newest checkpoint folder that holds what a resume needs. train.py looks into the weights as well."""
     found = [path for path in run.checkpoints.glob("checkpoint-*") if path.name.rpartition("-")[2].isdigit()]
     for path in sorted(found, key=lambda path: int(path.name.rpartition("-")[2]), reverse=True):
-        if (path / "trainer_state.json").is_file() and any(path.glob("*.safetensors")):
+        if read_object(path / "trainer_state.json") is not None and any(path.glob("*.safetensors")):
             return path
     return None
 

@@ -32,6 +32,8 @@ from skill.runs.store import (
 )
 from skill.workspace import RunDir, Workspace, write_json
 
+ENDING_S = 0.5  # between the end of a job on disk and the end of its supervisor's lock lie milliseconds
+
 
 def current(run: RunDir, kind: Kind) -> JobRecord | None:
     """The job as it is true now; None when it was never started. Finds the end of jobs whose supervisor died."""
@@ -86,7 +88,7 @@ def begin_attempt(
             previous = load(run, kind)
             if previous is not None and previous.state not in ENDED:
                 return previous
-            own = take_lock(supervisor_lock(run, kind))
+            own = take_lock(supervisor_lock(run, kind), wait_s=ENDING_S)
             if own is None or is_held(worker_lock(run, kind)):
                 raise StateError(
                     f"Processes of the last {kind} of run {run.name!r} are still ending.", hint="Try again in a moment."

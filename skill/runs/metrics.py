@@ -12,6 +12,7 @@ import math
 from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
+from statistics import median
 from typing import Any, NamedTuple
 
 from skill.runs.logs import read_tail
@@ -88,7 +89,7 @@ def latest(path: Path) -> Latest:
         best_step=best.step if best else None,
         learning_rate=number(newest, "learning_rate"),
         grad_norm=number(newest, "grad_norm"),
-        tokens_per_s=tokens_per_second(events) or number(newest, "tokens_per_s"),
+        tokens_per_s=tokens_per_second(events),
         seconds_per_step=speed,
         rss_gib=number(newest, "rss_gib"),
         gpu_peak_gib=number(newest, "gpu_peak_gib"),
@@ -102,7 +103,10 @@ def seconds_per_step(events: list[Event]) -> float | None:
 
 
 def tokens_per_second(events: list[Event]) -> float | None:
-    """Tokens (context and trained) a second lately; None when `tokens` is not logged."""
+    """Tokens (context and trained) a second lately: as the script measured them in its steps, else by the clock."""
+    logged = [value for event in events[-WINDOW:] if (value := number(event, "tokens_per_s")) is not None]
+    if logged:
+        return median(logged)
     rate = _rate(events, "tokens")
     return 1 / rate if rate else None
 

@@ -108,7 +108,7 @@ def preview_file(run: RunDir) -> Path:
 
 def check_rendered(run: RunDir, spec: RunSpec) -> None:
     """The script is there and was rendered from this spec."""
-    again = f"render_training_script(name={run.name!r}, ..., overwrite=true)"
+    again = f"render_training_script(run_name={run.name!r}, ..., overwrite=true)"
     if not run.script.is_file():
         raise NotFound(f"Run {run.name!r} has no train.py.", hint=f"Render it: {again}")
     rendered = (read_object(run.path / "provenance.json") or {}).get("fingerprint")

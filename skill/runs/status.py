@@ -37,7 +37,7 @@ class JobView(View):
     total: int | None = None
     phase: str | None = None
     reason: str | None = None
-    result: dict[str, Any] | None = Field(None, description="What a completed merge or evaluation found")
+    result: dict[str, Any] | None = Field(default=None, description="What a completed merge or evaluation found")
 
 
 class RunStatus(View):

@@ -50,9 +50,11 @@ def main() -> None:
     if worker is None:
         return
     _watch(run, kind, worker, stop)
-    ended = _finish(run, kind, worker)
-    for handle in handles:  # the slot is free, and a new attempt may begin, before anything that takes time
+    _clear(run, kind, worker)
+    for handle in handles[1:]:  # whoever sees the end may take the slot at once
         os.close(handle)
+    ended = _finish(run, kind, worker)
+    os.close(handles[0])  # a new attempt may begin before anything that takes time
     if ended is not None:
         after_end(run, ended)
 
@@ -123,10 +125,14 @@ def _signal(worker: subprocess.Popen[bytes], number: signal.Signals) -> None:
         os.killpg(worker.pid, number)
 
 
-def _finish(run: RunDir, kind: Kind, worker: subprocess.Popen[bytes]) -> JobRecord | None:
-    """Kill what the worker left behind, then write down how it ended."""
+def _clear(run: RunDir, kind: Kind, worker: subprocess.Popen[bytes]) -> None:
+    """Kill what the worker left behind, in its group and outside."""
     _signal(worker, signal.SIGKILL)
-    signal_job(None, worker_lock(run, kind), signal.SIGKILL)  # and what left the group
+    signal_job(None, worker_lock(run, kind), signal.SIGKILL)
+
+
+def _finish(run: RunDir, kind: Kind, worker: subprocess.Popen[bytes]) -> JobRecord | None:
+    """Write down how it ended."""
     if not run.path.is_dir():
         return None
     with run_locked(run):

@@ -40,14 +40,13 @@ def save(step, weights):
 
 
 def resume():
-    found = sorted(
-        (HERE / "checkpoints").glob("checkpoint-*/trainer_state.json"), key=lambda p: -int(p.parent.name.split("-")[1])
-    )
-    for path in found:
+    whole = [path for path in (HERE / "checkpoints").glob("checkpoint-*") if path.name[11:].isdigit()]
+    for folder in sorted(whole, key=lambda path: -int(path.name[11:])):
+        path = folder / "trainer_state.json"
         try:
             state = json.loads(path.read_text())
             return state["global_step"], state["weights"]
-        except ValueError:
+        except (OSError, ValueError):
             continue
     return 0, "start"
 

@@ -89,8 +89,7 @@ def test_a_second_run_on_a_busy_machine_is_refused_with_the_name_of_the_first(ws
     assert launch(ws, second.name).busy_with == ["first"]
     (first.path / "go").touch()
     ended(ws, first)
-    until(lambda: not launch(ws, second.name).busy_with)
-    start(ws, second)
+    start(ws, second)  # whoever sees the end may start the next at once
     assert ended(ws, second).state == "completed"
 
 
