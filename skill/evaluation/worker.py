@@ -1,0 +1,146 @@
+"""The evaluation job: `python -m skill.evaluation.worker RUN_DIR`. Ask both models, compare, write eval/report.json."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+from skill.errors import DataError, StateError
+from skill.evaluation.report import EvalReport
+from skill.inference import base_folder, encode, pick_device, read_rows, trained_output, use_threads
+from skill.runs.jobs import workspace_of
+from skill.runs.worker import Progress, run_worker
+from skill.spec import DataSpec, RunSpec
+from skill.workspace import RunDir, Workspace, write_atomic, write_json
+
+REPORT = "report.json"
+PREDICTIONS = "predictions.jsonl"
+
+
+def main(run: RunDir, args: dict[str, Any], progress: Progress) -> EvalReport:
+    """Evaluate as `args` say (skill.evaluation.run_eval writes them) and write report and predictions."""
+    from skill.evaluation import evaluate as judging
+    from skill.evaluation.generate import new_token_limit
+    from skill.evaluation.leakage import split_leaked
+    from skill.evaluation.systems import Pair, ask
+
+    started = time.perf_counter()
+    spec, ws = run.spec(), workspace_of(run)
+    use_threads(spec)
+    progress(0, 1, "reading rows")
+    base = base_folder(ws, spec)
+    candidate = args["candidate"]
+    trained = run.merged if candidate == "merged" else trained_output(run)
+    if trained is None:
+        raise StateError(f"Run {run.name!r} has no trained model.", hint=f"launch_training(run_id={run.name!r})")
+    seed = spec.training.seed
+    everything = _rows(ws, run, spec, args.get("eval_path"))
+    kept, leaked, near = split_leaked(everything, run.data / "train.jsonl")
+    rows = judging.choose_rows(kept, args["max_rows"], seed)
+    if not rows:
+        raise DataError(
+            f"All {len(everything)} held-out rows are also in the training data.",
+            hint="Name other rows with eval_path, or render the run again with data.eval_fraction.",
+        )
+    metric, reason = judging.pick_metric(args.get("metric", "auto"), [judging.reference_of(row) for _, row in rows])
+    pair = Pair(spec, base, trained, candidate, pick_device(spec))
+    tokenizer = pair.tokenizer("tuned")
+    limit = args.get("max_new_tokens") or new_token_limit([encode(tokenizer, row, index) for index, row in rows])
+
+    count, found = len(rows), {}
+    for turn, which in enumerate(("base", "tuned")):
+        progress(turn * count, 2 * count, f"{which} answers")
+        found[which] = ask(
+            pair, which, rows, limit, run.evaluation / "answers",
+            lambda done, turn=turn, which=which: progress(turn * count + done, 2 * count, f"{which} answers"),
+        )  # fmt: skip
+    base_found, tuned_found = found["base"], found["tuned"]
+    comparison, samples = judging.judge(metric, base_found, tuned_found, rows, seed)
+    loss = judging.losses([base_found.by_row[i] for i, _ in rows], [tuned_found.by_row[i] for i, _ in rows], seed)
+    base_side, tuned_side = (judging.side(metric, answers, rows) for answers in (base_found, tuned_found))
+    if not math.isfinite(loss.tuned):
+        raise DataError("The tuned model's loss is not finite.", hint="Train again with a lower learning_rate.")
+    report = EvalReport(
+        run_id=run.name,
+        **comparison.model_dump(),
+        metric=metric.name,
+        metric_reason=reason,
+        loss=loss,
+        base_answers=base_side,
+        tuned_answers=tuned_side,
+        candidate=candidate,
+        compared_with=f"{spec.model.id} as it was before training, {pair.dtype}",
+        compute_dtype=pair.dtype,
+        device=pair.device,
+        max_new_tokens=limit,
+        rows_in_file=len(everything),
+        rows_leaked=len(leaked),
+        rows_near_duplicate=len(near),
+        predictions=str(run.evaluation / PREDICTIONS),
+        wall_s=round(time.perf_counter() - started, 1),
+        warnings=judging.warnings(comparison, tuned_side, base_side, loss, len(leaked), len(near), limit),
+        samples=samples,
+        next_step=next_step(run.name, comparison.verdict, candidate, spec),
+    )
+    _write_predictions(run.evaluation / PREDICTIONS, rows, found, metric)
+    write_json(run.evaluation / REPORT, report.model_dump(mode="json"))
+    return report
+
+
+def _rows(ws: Workspace, run: RunDir, spec: RunSpec, eval_path: str | None) -> list[dict[str, Any]]:
+    """Canonical rows: the run's held-out ones, or a file of the user's, converted as training data is."""
+    if eval_path is None:
+        return read_rows(run.data / "eval.jsonl")
+    from skill.data import convert_dataset
+
+    sample = read_rows(run.data / "train.jsonl", limit=1)[0]
+    data = DataSpec(
+        train=eval_path,
+        eval_fraction=0,
+        columns=spec.data.columns,
+        system=spec.data.system,
+        max_length=spec.data.max_length,
+    )
+    out = run.evaluation / "data"
+    convert_dataset(ws, data, out, chat=not isinstance(sample["prompt"], str), seed=spec.training.seed)
+    return read_rows(out / "train.jsonl")
+
+
+def _write_predictions(path: Path, rows: list[tuple[int, dict[str, Any]]], found: dict[str, Any], metric: Any) -> None:
+    from skill.evaluation.evaluate import reference_of
+
+    lines = []
+    for index, row in rows:
+        line: dict[str, Any] = {"row": index, "prompt": row["prompt"], "reference": reference_of(row)}
+        for which, answers in found.items():
+            answer = answers.by_row[index]
+            line[which] = answers.texts[index]
+            line[f"{which}_score"] = round(metric.score(answers.texts[index], line["reference"]), 6)
+            line[f"{which}_loss"] = round(answer.nll / max(answer.tokens, 1), 6)
+            line[f"{which}_stopped"] = answer.stopped
+        lines.append(json.dumps(line, ensure_ascii=False) + "\n")
+    write_atomic(path, "".join(lines))
+
+
+def next_step(run_id: str, verdict: str, candidate: str, spec: RunSpec) -> str:
+    """The tool call that follows."""
+    if verdict == "better":
+        if candidate == "adapter" and spec.mergeable:
+            return f"merge_adapter(run_id={run_id!r}) to get one model folder to serve."
+        return f"The model in {'merged' if candidate == 'merged' else candidate}/ of the run can be served."
+    if verdict == "worse":
+        return (
+            "Read samples and warnings; then render_training_script with a lower training.learning_rate or fewer "
+            "training.num_train_epochs, and launch_training."
+        )
+    return (
+        f"run_eval(run_id={run_id!r}, eval_path=<more held-out rows>), or train longer or on more rows: "
+        "render_training_script, launch_training."
+    )
+
+
+if __name__ == "__main__":
+    run_worker(main, "eval")
