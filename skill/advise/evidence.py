@@ -37,6 +37,10 @@ def read(task: str) -> Reading:
         hit = _first(patterns, text)
         if hit:
             quotes[name] = hit
+    for name, groups in _hints().items():
+        hits = [_first((group,), text) for group in groups]
+        if all(hits):
+            quotes[name] = " + ".join(str(hit) for hit in hits)
     signals = frozenset(quotes)
     facts: dict[str, float | str | int] = {}
     for cadence, pattern in _cadences().items():
@@ -80,6 +84,11 @@ def _patterns() -> dict[str, tuple[re.Pattern[str], ...]]:
 
 
 @cache
+def _hints() -> dict[str, tuple[re.Pattern[str], ...]]:
+    return {name: tuple(re.compile(p) for p in groups) for name, groups in table("evidence")["hints"].items()}
+
+
+@cache
 def _cadences() -> dict[str, re.Pattern[str]]:
     return {name: re.compile("|".join(patterns)) for name, patterns in table("evidence")["cadence"].items()}
 
@@ -112,7 +121,8 @@ def _count_patterns() -> tuple[re.Pattern[str], re.Pattern[str], re.Pattern[str]
     rate = r"(?!\w)(?!\s*(?:/|(?:a|per|each|every)\s+(?:day|week|month|hour|minute|second|year)|daily|weekly|monthly))"
     digits = re.compile(
         rf"(?<![\w$.€£-])({_NUMBER})\s?(k|m|thousand|million|hundred)?(?![\w%]|\s?(?:gb|tb|mb|gib|ms|b)\b|\s?[-]?\s?tokens)"
-        rf"\+?(?:\s+(?:\w+ ){{0,2}}?(?:labell?ed|annotated|hand-labell?ed)\b|{between}?\s*(?:{nouns}){rate})"
+        rf"\+?(?:\s+(?:\w+ ){{0,2}}?(?:labell?ed|annotated|hand-labell?ed)\b"
+        rf"|\s+(?:past|previous|historical|earlier|logged|existing|archived|collected|approved|aligned|verified)\s+\w+{rate}|{between}?\s*(?:{nouns}){rate})"
     )
     spoken = re.compile(
         rf"\b((?:(?:{words}|a|an)\s+)?(?:{words}))(?:\s+(?:of|or so|or two))?(?:\s+(thousands?|millions?|hundreds?))?"
@@ -132,6 +142,8 @@ def _examples(text: str) -> tuple[int, str] | None:
     words = table("evidence")["number_words"]
     best: tuple[int, str] | None = None
     for match in digits.finditer(text):
+        if re.search(r"\b(?:raw|un-?labell?ed|unannotated)\b", match.group(0)):
+            continue
         count = int(_value(match.group(1), match.group(2)))
         if best is None or count > best[0]:
             best = (count, match.group(0).strip())
@@ -146,17 +158,39 @@ def _examples(text: str) -> tuple[int, str] | None:
         if best is None or count > best[0]:
             best = (int(count), match.group(0).strip())
     if best is None:
+        best = _any_plural(text)
+    if best is None:
         match = none.search(text)
         if match and not re.search(r"\breference solutions\b", match.group(0)):
             return 0, match.group(0)
     return best
 
 
+@cache
+def _other_counts() -> tuple[re.Pattern[str], re.Pattern[str]]:
+    other = re.compile(rf"\b(?:{table('evidence')['other_nouns']}|raw|un-?labell?ed|unannotated)\b")
+    rate = r"(?!\s*(?:/|(?:a|per|each|every)\s+(?:day|week|month|hour|year)|daily|weekly|monthly))"
+    plural = re.compile(
+        rf"(?<![\w$.€£-])({_NUMBER})\s?(k|m|thousand|million)?\s+((?:[a-z][a-z'/-]+\s+){{0,2}}?[a-z]{{2,}}s)\b{rate}"
+    )
+    return other, plural
+
+
+def _any_plural(text: str) -> tuple[int, str] | None:
+    """A count (from 100 on) of some plural that is not known to be something else: "4,000 scripted exchanges"."""
+    other, plural = _other_counts()
+    for match in plural.finditer(text):
+        count = int(_value(match.group(1), match.group(2)))
+        if count >= 100 and not other.search(match.group(3)) and not 1900 <= count <= 2100:
+            return count, match.group(0)
+    return None
+
+
 def _raw_mtokens(text: str) -> tuple[float, str] | None:
     """Raw text in millions of tokens: stated, or 250 a GB (about 4 bytes a token of English)."""
     match = re.search(rf"({_NUMBER})\s?(k|m|b|t|thousand|million|billion|trillion)?\s+(?:\w+\s+){{0,2}}tokens\b", text)
     if match and not re.search(
-        r"prompt|instructions|per (?:call|request)|context", text[match.start() : match.end() + 30]
+        r"prompt|of instructions|per (?:call|request)|context", text[match.start() : match.end() + 30]
     ):
         scale = {"k": 1e-3, "thousand": 1e-3, "m": 1, "million": 1, "b": 1e3, "billion": 1e3, "t": 1e6, "trillion": 1e6}
         return _value(match.group(1), None) * scale.get(match.group(2) or "", 1e-6), match.group(0)
@@ -167,6 +201,14 @@ def _raw_mtokens(text: str) -> tuple[float, str] | None:
     if match:
         scale = {"m": 0.25, "g": 250.0, "t": 250_000.0}[match.group(2)[0]]
         return _value(match.group(1), None) * scale, match.group(0).strip()
+    match = re.search(rf"({_NUMBER})\s?(k|thousand|m|million|billion) (?:\w+ )?(pages|words)\b", text)
+    if match:  # about 500 tokens a page, 1.3 a word
+        per = 500e-6 if match.group(3) == "pages" else 1.3e-6
+        return _value(match.group(1), match.group(2)) * per, match.group(0)
+    raw = r"(?:raw|un-?labell?ed|unannotated)"
+    match = re.search(rf"({_NUMBER})\s?(k|thousand|m|million)?\s+(?:\w+ )?{raw} (?:\w+ )?\w+s\b", text)
+    if match:  # documents of about 1,000 tokens
+        return _value(match.group(1), match.group(2)) * 1e-3, match.group(0)
     match = re.search(r"\b(millions|billions|hundreds of millions) of (?:\w+ )?(?:tokens|pages|words)\b", text)
     if match:
         return {"millions": 50.0, "billions": 2000.0}.get(match.group(1), 300.0), match.group(0)

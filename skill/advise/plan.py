@@ -244,5 +244,5 @@ def _next_step(verdict: str, tuning: TuningPlan | None, query: ApproachQuery) ->
     if tuning.render is None:
         return "Gather the data, measure the few-shot baseline, and use the settings in `tuning` with TRL directly."
     if not query.dataset_path:
-        return "Call validate_dataset(path=...) on your rows, then recommend_approach again with dataset_path."
-    return f"Call validate_dataset(path={query.dataset_path!r}), then the call in tuning.render."
+        return "Call validate_dataset(dataset_path=...) on your rows, then recommend_approach again with dataset_path."
+    return f"Call validate_dataset(dataset_path={query.dataset_path!r}), then the call in tuning.render."

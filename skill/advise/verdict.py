@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
@@ -53,6 +54,11 @@ def gather(query: ApproachQuery) -> tuple[Facts, Reading]:
         facts[fact] = True if word in reading.signals else None
     if reading.signals & {"pairs", "thumbs"}:
         facts["preferences"] = "paired" if "pairs" in reading.signals else "unpaired"
+    elif "judged_outputs" in reading.signals:
+        paired = re.search(r"\b(?:two|both|between|better|best|compar\w+|rank\w*|pairs?)\b", query.task.lower())
+        facts["preferences"] = "paired" if paired else "unpaired"
+    if "strong_to_small" in reading.signals:
+        facts["teacher"] = True
     facts["reasoning"] = True if "reasoning_task" in reading.signals or query.complexity == "high" else None
     stated = query.model_dump(exclude={"task", "dataset_path"}, exclude_none=True)
     renamed = {"verifiable_reward": "verifiable", "private_data": "private", "teacher_model": "teacher"}

@@ -197,7 +197,7 @@ def test_run_names_are_valid(ws, task, name):
 def test_tables_refer_to_what_exists():
     rules, methods, evidence = table("rules"), table("methods"), table("evidence")
     sources = {**rules["sources"], **methods["sources"]}
-    known = set(evidence["signals"]) | set(ApproachQuery.model_fields)
+    known = set(evidence["signals"]) | set(evidence["hints"]) | set(ApproachQuery.model_fields)
     known |= {"preferences", "verifiable", "private", "teacher", "reasoning", "raw_mtokens", "labelled"}
     targets = {*rules["approaches"], "knowledge", "behaviour"}
     for rule in rules["rules"]:
