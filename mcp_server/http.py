@@ -52,6 +52,7 @@ def serve(server: MCPServer[Any], port: int) -> int:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((HOST, port))
+        listener.listen(128)  # a client that reads the address may connect at once
     except OSError as error:
         print(f"Cannot listen on {HOST}:{port}: {error.strerror}. Choose another: --http 0 takes a free one.",
               file=sys.stderr)  # fmt: skip

@@ -6,6 +6,7 @@ from mcp.server.caching import CacheHint
 
 from mcp_server import prompts, resources
 from mcp_server.app import TunesmithServer
+from mcp_server.skills import Manual
 from mcp_server.tools import all_tools
 from skill import __version__
 
@@ -25,13 +26,14 @@ _LISTS = CacheHint(ttl_ms=3_600_000, scope="public")  # fixed for the life of th
 
 
 def build_server() -> TunesmithServer:
-    """The server with its tools, resources and prompts. Reads nothing from disk; the workspace is opened per call."""
+    """The server with its tools, resources and prompts. The workspace is opened by each call."""
     server = TunesmithServer(
         "tunesmith",
         title="Tunesmith",
         version=__version__,
         instructions=INSTRUCTIONS,
         tools=all_tools(),
+        extensions=[Manual()],
         log_level="WARNING",
         cache_hints={
             "tools/list": _LISTS,

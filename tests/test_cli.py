@@ -178,7 +178,8 @@ def test_lines_show_intervals_lists_and_named_rows():
         "empty": [],
         "nothing": None,
         "ok": True,
-        "levers": ["a", "b"],
+        "levers": ["a", "b" * 30],
+        "words": ["a", "b"],
         "parameters": {"r": {"value": 16, "why": "x"}, "lora_alpha": {"value": 32, "why": "y"}},
     }
     assert lines_of(body) == [
@@ -186,7 +187,8 @@ def test_lines_show_intervals_lists_and_named_rows():
         "ok        yes",
         "levers",
         "  - a",
-        "  - b",
+        f"  - {'b' * 30}",
+        "words     a, b",
         "parameters",
         "  name        value  why",
         "  ----------  -----  ---",

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 from pydantic import Field
-from skill.scripts import RenderedRun
 
 from skill.advise import Advice
 from skill.advise.query import Cadence, Complexity, Need, Signal
@@ -13,6 +12,7 @@ from skill.data import DatasetReport
 from skill.environment import EnvironmentReport
 from skill.memory import MemoryEstimate
 from skill.recipes import recipe_names, resolve
+from skill.scripts import RenderedRun
 from skill.workspace import Workspace
 
 # Ranges of a run's values stand once, in RunSpec; the schemas below leave them out and stay small.
@@ -107,7 +107,7 @@ def estimate_vram(
     model: Model,
     method: Literal["full", "lora", "qlora", "prefix"] = "lora",
     batch_size: Annotated[int, Field(ge=1, description="Rows a device")] = 1,
-    max_length: Annotated[int, Field(description="Tokens a row")] = 1024,
+    max_length: int = 1024,
     lora_rank: int = 16,
     activation_checkpointing: bool = True,
     optimizer: Literal["adamw_torch_fused", "adamw_8bit", "paged_adamw_8bit"] = "adamw_torch_fused",

@@ -41,11 +41,15 @@ def add_parsers(verbs: Any, shared: argparse.ArgumentParser) -> None:
     parser = verb("merge", merge, "merge the adapter into its base, and verify", "my-run")
     parser.add_argument("--base", choices=("auto", "dequantised", "original"), default="auto",
                         help="QLoRA: the base as trained on (dequantised, default) or the original one")  # fmt: skip
+    parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"),
+                        help="of the merged weights (default: the base's in training)")  # fmt: skip
     parser.add_argument("--detach", action="store_true", help="return at once")
     parser = verb("eval", evaluate, "compare the base with the tuned model on held-out rows", "my-run --max-rows 400")
     parser.add_argument("--metric", default="auto", help="auto, or one that references/evaluation.md names")
     parser.add_argument("--max-rows", type=int, default=200, metavar="N", help="held-out rows (default 200)")
     parser.add_argument("--max-new-tokens", type=int, metavar="N", help="longest answer (default: from the data)")
+    parser.add_argument("--candidate", choices=("auto", "adapter", "merged", "model"), default="auto",
+                        help="which weights (default: what the run trained)")  # fmt: skip
     parser.add_argument("--eval", dest="eval_path", metavar="FILE", help="other held-out rows than the run's")
     parser.add_argument("--detach", action="store_true", help="return at once")
 
@@ -53,8 +57,11 @@ def add_parsers(verbs: Any, shared: argparse.ArgumentParser) -> None:
 def launch(args: argparse.Namespace) -> int:
     from skill.runs import launch as engine
 
-    emit(engine(_workspace(), args.run_id, dry_run=not args.start), as_json=args.json and not args.watch)
-    return watch(args, "train") if args.start and args.watch else 0
+    result = engine(_workspace(), args.run_id, dry_run=not args.start)
+    if args.start and args.watch:
+        return watch(args, "train")
+    emit(result, as_json=args.json, hide=("argv",))
+    return 0
 
 
 def status(args: argparse.Namespace) -> int:
@@ -87,8 +94,11 @@ def cancel(args: argparse.Namespace) -> int:
 def resume(args: argparse.Namespace) -> int:
     from skill.runs import resume_run
 
-    emit(resume_run(_workspace(), args.run_id), as_json=args.json and not args.watch)
-    return watch(args, "train") if args.watch else 0
+    result = resume_run(_workspace(), args.run_id)
+    if args.watch:
+        return watch(args, "train")
+    emit(result, as_json=args.json)
+    return 0
 
 
 def list_runs(args: argparse.Namespace) -> int:
@@ -99,45 +109,63 @@ def list_runs(args: argparse.Namespace) -> int:
 
 
 def merge(args: argparse.Namespace) -> int:
-    from skill.adapters import merge_adapter
+    """0 when the merge is verified, 1 when it is not."""
+    from skill.adapters import merge_adapter, merge_result
 
-    started = merge_adapter(_workspace(), args.run_id, base=args.base)
-    return _started(args, started, "merge")
+    started = merge_adapter(_workspace(), args.run_id, base=args.base, dtype=args.dtype)
+    return _to_the_end(args, started, "merge", merge_result, good="verified")
 
 
 def evaluate(args: argparse.Namespace) -> int:
-    from skill.evaluation import run_eval
+    """0 when there is a verdict, whatever it says."""
+    from skill.evaluation import eval_result, run_eval
 
-    options = {"metric": args.metric, "max_rows": args.max_rows, "eval_path": args.eval_path}
-    if args.max_new_tokens:
-        options["max_new_tokens"] = args.max_new_tokens
-    return _started(args, run_eval(_workspace(), args.run_id, **options), "eval")
+    started = run_eval(
+        _workspace(),
+        args.run_id,
+        metric=args.metric,
+        max_rows=args.max_rows,
+        max_new_tokens=args.max_new_tokens,
+        candidate=args.candidate,
+        eval_path=args.eval_path,
+    )
+    return _to_the_end(args, started, "eval", eval_result)
 
 
-def _started(args: argparse.Namespace, started: Any, job: str) -> int:
+def _to_the_end(args: argparse.Namespace, started: Any, job: str, result: Any, *, good: str | None = None) -> int:
+    """Follow a job that was started and show what it found; with --detach, what was started."""
     if args.detach:
         emit(started, as_json=args.json)
         return 0
-    return watch(args, job)
+    follow(args.run_id, job)
+    found = result(_workspace(), args.run_id)  # raises JobFailed with the reason when there is none
+    emit(found, as_json=args.json)
+    return 0 if good is None or found.verdict == good else 1
 
 
 def watch(args: argparse.Namespace, job: str | None) -> int:
     """Follow a job of a run (None: whichever runs) to its end. 0 when it completed, 3 when it did not."""
+    found, kind = follow(args.run_id, job)
+    state = found.jobs[kind].state if kind in found.jobs else "created"
+    emit(found, as_json=args.json, hide=("cursor",) if state == "failed" else ("cursor", "log"))
+    return 0 if state in ("completed", "created") else 3
+
+
+def follow(run_id: str, job: str | None) -> tuple[RunStatus, str]:
+    """The status at the end of a job, drawn on stderr meanwhile, and which job it was."""
     from skill.runs import get_run
     from skill.runs.states import ENDED
 
     ws = _workspace()
-    progress = Progress(args.run_id)
-    found = get_run(ws, args.run_id, log_lines=10)
-    job = job or next((kind for kind, view in found.jobs.items() if view.state not in ENDED), "train")
-    while job in found.jobs and found.jobs[job].state not in ENDED:
-        progress.update(*_progress(found, job))
-        found = get_run(ws, args.run_id, wait_s=POLL_S, since=found.cursor, log_lines=10)
-    progress.update(*_progress(found, job))
+    progress = Progress(run_id)
+    found = get_run(ws, run_id, log_lines=10)
+    kind = job or next((kind for kind, view in found.jobs.items() if view.state not in ENDED), "train")
+    while kind in found.jobs and found.jobs[kind].state not in ENDED:
+        progress.update(*_progress(found, kind))
+        found = get_run(ws, run_id, wait_s=POLL_S, since=found.cursor, log_lines=10)
+    progress.update(*_progress(found, kind))
     progress.close()
-    state = found.jobs[job].state if job in found.jobs else "created"
-    emit(found, as_json=args.json, hide=("cursor",) if state == "failed" else ("cursor", "log"))
-    return 0 if state in ("completed", "created") else 3
+    return found, kind
 
 
 def _progress(found: RunStatus, job: str) -> tuple[int | None, int | None, str]:

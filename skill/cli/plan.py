@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from skill.cli.show import emit
+from skill.cli.show import emit, working
 
 METHODS = ("full", "lora", "qlora", "prefix")
 OPTIMIZERS = ("adamw_torch_fused", "adamw_torch", "adamw_8bit", "paged_adamw_8bit", "paged_adamw_32bit")
@@ -150,16 +150,18 @@ def validate(args: argparse.Namespace) -> int:
     from skill.data import validate_dataset
     from skill.workspace import Workspace
 
-    report = validate_dataset(
-        Workspace.open(),
-        args.dataset,
-        model=args.model,
-        eval_path=args.eval_path,
-        max_length=args.max_length,
-        columns=_pairs(args.column),
-        system=args.system,
-        sample=args.sample,
-    )
+    columns = _pairs(args.column)
+    with working("checking"):
+        report = validate_dataset(
+            Workspace.open(),
+            args.dataset,
+            model=args.model,
+            eval_path=args.eval_path,
+            max_length=args.max_length,
+            columns=columns,
+            system=args.system,
+            sample=args.sample,
+        )
     emit(report, as_json=args.json)
     return 1 if report.verdict == "not_usable" else 0
 
@@ -213,7 +215,9 @@ def render(args: argparse.Namespace) -> int:
         spec = parse(apply_overrides(merge(base, values), args.overrides))
     else:
         spec = resolve(args.recipe, values, args.overrides)
-    emit(render_run(ws, spec, overwrite=args.overwrite), as_json=args.json)
+    with working("rendering and checking"):
+        rendered = render_run(ws, spec, overwrite=args.overwrite)
+    emit(rendered, as_json=args.json, hide=("script_head",))
     return 0
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:
@@ -14,6 +16,7 @@ if TYPE_CHECKING:
 
 INDENT = "  "
 MAX_CELL = 48
+MAX_WORD = 24
 
 
 def emit(result: BaseModel, *, as_json: bool, hide: Sequence[str] = ()) -> None:
@@ -30,7 +33,7 @@ def emit(result: BaseModel, *, as_json: bool, hide: Sequence[str] = ()) -> None:
 
 def lines_of(body: Mapping[str, Any], depth: int = 0) -> list[str]:
     """A mapping as lines: scalars aligned, lists of mappings as tables, deeper ones indented, nulls left out."""
-    items = {label(key): _interval(value) for key, value in body.items() if value not in (None, [], {})}
+    items = {label(key): _shown(key, value) for key, value in body.items() if value not in (None, [], {})}
     plain = [key for key, value in items.items() if is_scalar(value)]
     width = max((len(key) for key in plain), default=0)
     pad = INDENT * depth
@@ -43,7 +46,7 @@ def lines_of(body: Mapping[str, Any], depth: int = 0) -> list[str]:
             continue
         out.append(f"{pad}{key}")
         if isinstance(value, Mapping):
-            parts = [_interval(part) for part in value.values()]
+            parts = [_shown(name, part) for name, part in value.items()]
             if len(parts) > 1 and all(isinstance(p, Mapping) and p.keys() == parts[0].keys() for p in parts):
                 named = [{"name": label(name), **part} for name, part in value.items()]
                 out += [pad + INDENT + line for line in table(named)]
@@ -58,7 +61,7 @@ def lines_of(body: Mapping[str, Any], depth: int = 0) -> list[str]:
 
 def table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """Rows as a table, numbers to the right. A cell too long for its column goes below its row, in full."""
-    rows = [{key: _interval(value) for key, value in row.items()} for row in rows]
+    rows = [{key: _shown(key, value) for key, value in row.items()} for row in rows]
     keys = [
         key for key in dict.fromkeys(k for row in rows for k in row) if any(row.get(key) is not None for row in rows)
     ]
@@ -92,10 +95,16 @@ def table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     return out
 
 
-def _interval(value: Any) -> Any:
-    """A figure with its interval as one text: 1.18 (0.94 to 1.42)."""
+def _shown(key: str, value: Any) -> Any:
+    """What reads better in another form: intervals, points in time, lists of a few short words."""
     if isinstance(value, Mapping) and set(value) == {"value", "low", "high"}:
         return f"{scalar(value['value'])} ({scalar(value['low'])} to {scalar(value['high'])})"
+    if key.endswith("_at") and isinstance(value, int | float):
+        return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(value))
+    if isinstance(value, list) and value and all(isinstance(item, str) and len(item) <= MAX_WORD for item in value):
+        return ", ".join(value)
+    if isinstance(value, list) and value and all(isinstance(item, int | float) for item in value):
+        return ", ".join(scalar(item) for item in value)
     return value
 
 
@@ -160,3 +169,27 @@ class Progress:
     def close(self) -> None:
         if self.live:
             print(file=self.stream, flush=True)
+
+
+@contextmanager
+def working(title: str, *, stream: TextIO | None = None) -> Iterator[None]:
+    """Seconds counted on stderr while a call of unknown length runs; on a terminal only."""
+    out = stream or sys.stderr
+    if not out.isatty():
+        yield
+        return
+    done = threading.Event()
+
+    def count() -> None:
+        begun = time.monotonic()
+        while not done.wait(1.0):
+            print(f"\r{title} … {duration(time.monotonic() - begun)}", end="", file=out, flush=True)
+
+    clock = threading.Thread(target=count, daemon=True)
+    clock.start()
+    try:
+        yield
+    finally:
+        done.set()
+        clock.join()
+        print("\r" + " " * (len(title) + 20) + "\r", end="", file=out, flush=True)
