@@ -17,7 +17,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from vram_rows import job_for  # noqa: E402
+from vram_rows import capability, job_for  # noqa: E402
 
 from skill.memory.peak import peak  # noqa: E402
 
@@ -83,7 +83,7 @@ def main() -> None:
         job = job_for(row)
         if job is None:
             continue
-        result = peak(job)
+        result = peak(job, compute_capability=capability(row))
         predictions[row["id"]] = {
             "allocated": result.allocated,
             "reserved": result.reserved,
@@ -95,7 +95,7 @@ def main() -> None:
             print(
                 f"{row['id'][:56]:56s} {row['model'].split('/')[-1][:22]:22s} {row['method']:5s} g{row['gpus']} B{row['micro_batch_size']} "
                 f"S{row['seq_len']} ck{int(bool(row['gradient_checkpointing']))} {str(row['attention_impl'])[:5]} {row['loss_impl'][:8]} "
-                f"{counter(row)[:5]} meas {row['measured_peak_bytes'] / 1e9:8.4f} pred {result.allocated / 1e9:8.4f} "
+                f"{counter(row)[:5]} meas {row['measured_peak_bytes'] / 1e9:8.4f} pred {result.allocated / 1e9:8.4f} {result.reserved / 1e9:8.4f} {result.process / 1e9:8.4f} "
                 f"{100 * e:+7.3f}% {result.at}"
             )
     groups = {

@@ -23,6 +23,16 @@ def version(row: Row, package: str) -> tuple[int, int] | None:
     return (int(found[1]), int(found[2])) if found else None
 
 
+CAPABILITY = {"T4": "7.5", "A6000": "8.6", "A100": "8.0", "A10G": "8.6", "3090": "8.6", "4090": "8.9", "4080": "8.9"}
+
+
+def capability(row: Row) -> str | None:
+    """Compute capability of the row's GPU, for the size of its CUDA context."""
+    text = str(row.get("gpu_type"))
+    more = {"L40S": "8.9", "L4": "8.9", "H100": "9.0", "H200": "9.0", "B200": "10.0"}
+    return next((cc for name, cc in {**CAPABILITY, **more}.items() if name in text), None)
+
+
 def gpu_flash(row: Row) -> bool:
     """Does the row's GPU run FlashAttention-2 kernels (sm_80 and later)?"""
     return not any(name in str(row.get("gpu_type")) for name in ("T4", "V100", "P100", "2080", "RTX 6000 "))
@@ -80,6 +90,9 @@ def _common(row: Row, shape: Shape) -> dict[str, Any]:
         "checkpointing": bool(row.get("gradient_checkpointing")),
         "accumulation": row.get("grad_accum") or 1,
         "padded": False,
+        # a loop that empties the cache every few steps keeps no odd-sized blocks
+        "lengths_vary": "dynamic" in str(row.get("seq_len_kind")).lower()
+        and "empty_cache" not in str(row.get("notes")),
         "optimizer": optimizer(row),
         "num_gpus": row.get("gpus") or 1,
         "sharding": sharding(row),
@@ -209,7 +222,28 @@ def litgpt(row: Row, shape: Shape) -> Job:
     return Job(**keys)
 
 
+def torchtune(row: Row, shape: Shape) -> Job:
+    """torchtune recipes: pure bf16; compiled layers keep what one-kernel norms and rotary keep."""
+    keys = _common(row, shape)
+    text = str(row.get("optimizer")).lower()
+    compiled = bool(row.get("compile"))
+    offloads = "activation offloading" in str(row.get("notes"))
+    keys.update(
+        autocast=None,
+        loss=loss(row),
+        adapter_dtype="bfloat16",
+        norm_kernel="fused" if compiled else "hf",
+        rope_kernel="fused" if compiled else "hf",
+        mlp_kernel="compiled" if compiled else "hf",
+        optimizer_in_backward="into backward" in text or "in_bwd" in text,
+        offload_activations=offloads and keys["checkpointing"],
+        clip=False,
+    )
+    return Job(**keys)
+
+
 FRAMEWORKS = [
+    ("torchtune", torchtune),
     ("litgpt", litgpt),
     ("fms-hf-tuning", fms),
     ("scripts/measure.py", fitcheck),

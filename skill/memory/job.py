@@ -45,6 +45,7 @@ class Job:
     accumulation: int = 1
     clip: bool = True
     padded: bool = False
+    lengths_vary: bool = False  # batches are padded to their own longest row: the allocator keeps odd-sized blocks
     # Facts of the code that runs the step; the defaults are TRL 1.16 on transformers 5.23 and torch 2.9 or later.
     engine: Literal["huggingface", "litgpt", "torchtune"] = "huggingface"
     bnb_saves_input: bool = False  # bitsandbytes < 0.43: MatMul4Bit keeps its input
@@ -56,9 +57,10 @@ class Job:
     logits: Logits = "modern"
     outputs_alive: bool = False  # the loop holds the model's outputs (logits) during backward
     optimizer_in_backward: bool = False
+    offload_activations: bool = False  # checkpointed inputs wait in host memory
     norm_kernel: Literal["hf", "fused", "unsloth"] = "hf"
     rope_kernel: Literal["hf", "fused"] = "hf"
-    mlp_kernel: Literal["hf", "fused"] = "hf"
+    mlp_kernel: Literal["hf", "fused", "compiled"] = "hf"
     lora_kernel: Literal["peft", "unsloth"] = "peft"
     repeat_kv: bool = False  # keys and values copied to all heads before a flash kernel (transformers < 5 with sdpa)
     materialised_mask: bool = False
@@ -114,6 +116,7 @@ def job_from_spec(spec: RunSpec, shape: Shape, *, device: Literal["cuda", "cpu"]
         "accumulation": training.gradient_accumulation_steps,
         "clip": training.max_grad_norm > 0,
         "padded": not spec.data.packing,
+        "lengths_vary": not spec.data.packing,
         "device": device,
     }
     if method.type == "full":

@@ -41,7 +41,10 @@ class Weights:
         """A weight of the model itself."""
         job = self.job
         if job.method == "full":
-            return self._keep(Tensor(None, n, job.width, Leaf(keep=not job.optimizer_in_backward)))
+            # foreach AdamW: one square root; torchao's 8-bit step works on float32 copies
+            step = {"adamw_foreach": job.width, "adamw_8bit": 4}.get(job.optimizer, 0)
+            leaf = Leaf(keep=False, step_bytes=step) if job.optimizer_in_backward else Leaf()
+            return self._keep(Tensor(None, n, job.width, leaf))
         return Tensor(None, n, 4 if job.kbit_prepare and not job.kbit_norms_low else job.width)
 
     def adapter(self, n: int) -> Tensor:
@@ -250,9 +253,20 @@ class Mlp:
             del both
             return down(t, mul(t, value, activation(t, gate, f.activation)))
         gate, up, down = self.projections
+        if job.mlp_kernel == "compiled":  # torch.compile recomputes the pointwise product from gate and up
+            return down(t, _compiled_glu(t, gate(t, x), up(t, x)))
         if job.mlp_kernel == "fused":  # Liger SiLU * up: saves gate and up, writes gradients into them
             return down(t, _swiglu(t, gate(t, x), up(t, x)))
         return down(t, mul(t, activation(t, gate(t, x), f.activation), up(t, x)))
+
+
+def _compiled_glu(t: Tape, a: Tensor, b: Tensor) -> Tensor:
+    n, w = a.n, a.w
+
+    def backward(g: Tensor, _keep: object = (a.storage, b.storage)) -> tuple[Tensor, Tensor]:
+        return (t.new(n, w), t.new(n, w))
+
+    return t.record(t.new(n, w), (a, b), backward)
 
 
 def _swiglu(t: Tape, a: Tensor, b: Tensor) -> Tensor:

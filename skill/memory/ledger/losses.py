@@ -45,6 +45,12 @@ def cross_entropy(t: Tape, logits: Tensor, *, upcast: bool, shift: bool) -> Tens
     return t.record(t.new(1, 4), (log_probabilities,), lambda g, _keep=log_probabilities.storage: (t.new(n, w),))
 
 
+def compiled_cross_entropy(t: Tape, logits: Tensor) -> Tensor:
+    """torch.compile fuses the upcast and both softmax passes: 16-bit logits and two numbers a row are kept."""
+    n, w = logits.n, logits.w
+    return t.record(t.new(1, 4), (logits,), lambda g, _keep=logits.storage: (t.new(n, w),))
+
+
 def fused_cross_entropy(t: Tape, logits: Tensor, *, upcast: bool, shift: bool) -> Tensor:
     """Unsloth's Triton kernel behind transformers' float32 logits and shifted copy: the gradient overwrites the copy."""
     x = cast(t, logits, 4) if upcast else logits
@@ -144,8 +150,12 @@ def chunked_torchtune(t: Tape, job: Job, x: Tensor, head: Tensor, chunks: int = 
         pieces.append(linear(t, part, head, s.hidden, s.vocab))
     del x, part
     total: Tensor | None = None
+    compiled = job.mlp_kernel == "compiled"
     while pieces:
-        loss = cross_entropy(t, pieces.pop(0), upcast=True, shift=False)
+        if compiled:
+            loss = compiled_cross_entropy(t, pieces.pop(0))
+        else:
+            loss = cross_entropy(t, pieces.pop(0), upcast=True, shift=False)
         total = loss if total is None else t.record(t.new(1, 4), (total, loss), lambda g: (g, g))
     assert total is not None
     return total

@@ -30,6 +30,12 @@ class Step:
     static: int
     events: list[tuple[int, int]]
 
+    @property
+    def alive(self) -> set[int]:
+        """Ids of the events that were never freed."""
+        freed = {key for key, nbytes in self.events if not nbytes}
+        return {key for key, nbytes in self.events if nbytes} - freed
+
 
 def run(job: Job, *, full: bool = False) -> Step:
     """Walk one step of `job`."""
@@ -78,7 +84,7 @@ class _Walk:
         adapters = sum(block_bytes(p.n * p.w) for p in trained) if job.method != "full" else 0
         self._fixed("adapters", adapters // split.parameter_shards)
         self._fixed("optimizer", split.states(sum(state_bytes(p.n, split.master(p.w), job) for p in trained), trained))
-        self.gradients = split.gradients(sum(block_bytes(p.n * p.w) for p in trained))
+        self.gradients = 0 if job.optimizer_in_backward else split.gradients(sum(block_bytes(p.n * p.w) for p in trained))
         self.middle_gradients = split.gradients(sum(block_bytes(p.n * p.w) for p in self.middle.weights.trained))
         self.persistent = job.accumulation > 1 and not job.optimizer_in_backward
         if self.persistent:
@@ -93,7 +99,7 @@ class _Walk:
         self._backward(loss)
         del loss, root
         ledger.mark("optimizer")
-        if split.step_factor:
+        if split.step_factor and not job.optimizer_in_backward:
             scratch = [Storage(ledger, int(b * split.step_factor)) for b in step_temporary(trained, job)]
             del scratch
         del buffers
@@ -216,9 +222,12 @@ class _Walk:
         unit.free()
         n, w = x.n, x.w
         needs = x.node is not None
+        kept = None if job.offload_activations else x.storage
 
-        def backward(g: Tensor, _keep: Storage | None = x.storage) -> tuple[Tensor | None]:
+        def backward(g: Tensor, _keep: Storage | None = kept) -> tuple[Tensor | None]:
             leaf = Leaf()
+            if job.offload_activations:
+                _keep = t.new(n, w).storage
             layer.before_backward()
             unit.gather()
             again = layer(t, Tensor(_keep, n, w, leaf if needs else None), tables)

@@ -92,10 +92,11 @@ class Tensor:
 class Leaf:
     """AccumulateGrad of a trained parameter, or a detached input of a recomputed block."""
 
-    __slots__ = ("grad", "keep", "seq")
+    __slots__ = ("grad", "keep", "seq", "step_bytes")
 
-    def __init__(self, *, keep: bool = True) -> None:
+    def __init__(self, *, keep: bool = True, step_bytes: float = 0) -> None:
         self.grad: Tensor | None = None
+        self.step_bytes = step_bytes  # an element
         self.keep = keep  # False: the gradient is consumed at once (optimizer in backward)
         self.seq = -(1 << 60)  # runs before anything else that is ready
 
@@ -195,6 +196,9 @@ class Tape:
 
     def _accumulate(self, leaf: Leaf, value: Tensor) -> None:
         if not leaf.keep:
+            if leaf.step_bytes:  # optimizer in backward: its temporaries exist for this parameter alone
+                scratch = Storage(self.ledger, int(value.n * leaf.step_bytes))
+                del scratch
             return
         if leaf.grad is None:
             # AccumulateGrad steals the buffer when nobody else holds it, else it clones.
