@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from functools import lru_cache
+from typing import Any
 
 from skill.advise.advice import Choice, Hardware, Samples
 from skill.advise.tables import holds, source, step, table
 from skill.errors import TunesmithError
 from skill.workspace import Workspace
-
-if TYPE_CHECKING:
-    from skill.memory import MemoryEstimate
 
 Facts = dict[str, Any]
 
@@ -87,14 +85,22 @@ def _shape_params_b(ws: Workspace, model: str) -> float | None:
     return shape.params / 1e9 if shape.params else None
 
 
-def figure(ws: Workspace, base: Base, method: str, gpu_gib: float | None) -> Hardware:
-    """Our estimate at micro-batch 1, 1,024 tokens, rank 16, checkpointing; scaled when the base is only a size."""
+@lru_cache(maxsize=128)
+def _process_peak(ws: Workspace, model: str, method: str) -> tuple[float, float, float]:
+    """(low, value, high) GiB of estimate_vram at micro-batch 1, 1,024 tokens, rank 16, checkpointing."""
     from skill.memory import estimate_vram
+
+    process = estimate_vram(ws, model=model, method=method).device_peak.process_gib  # type: ignore[arg-type]
+    return process.low, process.value, process.high
+
+
+def figure(ws: Workspace, base: Base, method: str, gpu_gib: float | None) -> Hardware:
+    """Our own estimate; scaled by parameters when the base is only a size."""
     from skill.memory.gpus import known_gpus
 
-    estimate: MemoryEstimate = estimate_vram(ws, model=base.memory_model, method=method)  # type: ignore[arg-type]
-    process = estimate.device_peak.process_gib
-    low, value, high = (round(x * base.scale, 1) for x in (process.low, process.value, process.high))
+    # A named model may be a folder that changes under a long-lived server; the catalogue does not.
+    peak = _process_peak.__wrapped__ if base.named else _process_peak
+    low, value, high = (round(x * base.scale, 1) for x in peak(ws, base.memory_model, method))
     share = table("methods")["usable_share"]
     fitting = [gpu for gpu in known_gpus() if gpu.usable_gib * share >= value]
     fits = None if gpu_gib is None else value <= gpu_gib * share
