@@ -135,12 +135,13 @@ def _edited(run: RunDir) -> bool:
 
 
 def total_steps(run: RunDir, spec: RunSpec) -> int | None:
-    """Optimizer steps: as counted at rendering, else from the rows; None when there is no data."""
-    for file in (run.path / "provenance.json", run.data / "manifest.json"):
-        value = (read_object(file) or {}).get("total_steps")
-        if isinstance(value, int):
-            return value
+    """Optimizer steps: as counted at rendering, else from the rows; None with packing or without data."""
+    recorded = (read_object(run.path / "provenance.json") or {}).get("total_steps")
+    if isinstance(recorded, int):
+        return recorded
     training = spec.training
+    if spec.data.packing and training.max_steps is None:
+        return None  # known once the rows are packed
     if training.max_steps is not None:
         return training.max_steps
     try:

@@ -1,6 +1,6 @@
 """Random `kill -9` over clients, supervisors and trainings, then a count of what is not as it should be.
 
-    python tests/runs/chaos.py --kills 200 --runs 20 --seed 1
+    python -m tests.runs.chaos --kills 200 --runs 20 --seed 1
 
 Prints last one JSON object: kills, runs, lost, ghosts, orphans, unequal. A client is what a server or command line is:
 it launches what was not launched, resumes what failed, and looks. Several of them share one workspace.
@@ -23,9 +23,6 @@ from pathlib import Path
 
 import psutil
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))
-
 from skill.errors import ConflictError, StateError
 from skill.runs import get_run, launch, resume_run
 from skill.runs.processes import is_held
@@ -34,6 +31,7 @@ from skill.runs.store import load, supervisor_lock, worker_lock
 from skill.spec import parse
 from skill.workspace import RunDir, Workspace, write_json, write_spec
 
+ROOT = Path(__file__).resolve().parents[2]
 STEPS, SAVE_EVERY, STEP_S = 20, 3, 0.03
 CLIENTS, SLOTS = 2, 4
 
@@ -73,7 +71,7 @@ def client(root: str) -> None:
 
 
 def start_client(root: str) -> subprocess.Popen[bytes]:
-    return subprocess.Popen([sys.executable, __file__, "--client", root])
+    return subprocess.Popen([sys.executable, "-m", "tests.runs.chaos", "--client", root], cwd=ROOT)
 
 
 def victims(runs: list[RunDir]) -> list[tuple[str, int]]:
@@ -91,9 +89,9 @@ def leftovers(root: str) -> list[psutil.Process]:
     found = []
     for process in psutil.process_iter():
         with suppress(psutil.Error, OSError):
-            if process.pid != os.getpid() and process.status() != psutil.STATUS_ZOMBIE:
-                if process.environ().get("TUNESMITH_WORKSPACE") == root:
-                    found.append(process)
+            alive = process.pid != os.getpid() and process.status() != psutil.STATUS_ZOMBIE
+            if alive and process.environ().get("TUNESMITH_WORKSPACE") == root:
+                found.append(process)
     return found
 
 
@@ -112,9 +110,7 @@ def chaos(kills: int, count: int, seed: int, *, limit_s: float) -> dict[str, int
         try:
             while time.monotonic() < deadline:
                 runs = [ws.run(name) for name in ws.run_names()]
-                open_runs = [
-                    run for run in runs if (r := load(run, "train")) is None or r.state not in ENDED - {"failed"}
-                ]
+                open_runs = [run for run in runs if not _is_done(run)]
                 if done >= kills and not open_runs:
                     break
                 if done < kills and len(open_runs) < SLOTS:
@@ -138,6 +134,11 @@ def chaos(kills: int, count: int, seed: int, *, limit_s: float) -> dict[str, int
                 process.kill()
                 process.wait()
         return _count(ws, done, root)
+
+
+def _is_done(run: RunDir) -> bool:
+    record = load(run, "train")
+    return record is not None and record.state in ENDED - {"failed"}
 
 
 def _count(ws: Workspace, kills: int, root: str) -> dict[str, int]:
