@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import collections
 import json
+import re
 import statistics
 import sys
 from pathlib import Path
@@ -17,9 +18,12 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from vram_rows import capability, job_for  # noqa: E402
+from vram_rows import capability, job_for
 
-from skill.memory.peak import peak  # noqa: E402
+from skill.errors import TunesmithError
+from skill.memory.certainty import Certainty, certainty, chance_to_fit, verdict
+from skill.memory.gpus import find_gpu
+from skill.memory.peak import peak
 
 Row = dict[str, Any]
 
@@ -73,12 +77,14 @@ def main() -> None:
     parser.add_argument("rows")
     parser.add_argument("--oom")
     parser.add_argument("--verbose", action="store_true", help="one line a row")
+    parser.add_argument("--save", help="also write the result object to this file")
     parser.add_argument("--only", default="", help="ids that start with this")
     args = parser.parse_args()
     rows = [json.loads(line) for line in Path(args.rows).read_text().splitlines() if line.strip()]
     rows = [row for row in rows if row["tier"] in "AB" and not row["replicate_of"] and row["id"].startswith(args.only)]
     predictions: dict[str, dict[str, float]] = {}
-    intervals: list[bool] = []
+    inside: list[bool] = []
+    called_oom: list[bool] = []
     for row in rows:
         job = job_for(row)
         if job is None:
@@ -89,6 +95,12 @@ def main() -> None:
             "reserved": result.reserved,
             "process": result.process,
         }
+        sure = certainty(job, result.allocated, result.cached, result.context)
+        inside.append(covered(row, sure))
+        usable = usable_bytes(row)
+        if usable:
+            chance = chance_to_fit(job, result.allocated, result.cached, result.context, usable)
+            called_oom.append(verdict(chance) == "does_not_fit")
         if args.verbose:
             e = error(row, predictions[row["id"]])
             a = row.get("alt_measures") or {}
@@ -111,7 +123,46 @@ def main() -> None:
             print(f"{name:14s} {source:10s} {score(part, predictions)}")
     out: dict[str, Any] = {name: score(group, predictions) for name, group in groups.items()}
     out["tier_a_macro"] = macro(groups["tier_a_single"], predictions)
+    out["in_interval_pct"] = percent(inside)
+    out["fit_called_oom_pct"] = percent(called_oom)
+    out["oom_called_fit_pct"] = percent(oom_verdicts(Path(args.oom))) if args.oom else None
+    if args.save:
+        Path(args.save).write_text(json.dumps(out, indent=1) + "\n")
     print(json.dumps(out))
+
+
+def covered(row: Row, sure: Certainty) -> bool:
+    """Is the measurement inside the 90 % interval of its counter (not stated: of any of the three)?"""
+    kind = counter(row)
+    bounds = [getattr(sure, kind)] if kind != "any" else [sure.allocated, sure.reserved, sure.process]
+    return any(b.low <= row["measured_peak_bytes"] <= b.high for b in bounds)
+
+
+def usable_bytes(row: Row) -> float | None:
+    """What the row's GPU gives a process; None when the GPU is not in the table."""
+    try:
+        return find_gpu(re.sub(r"^\d+x\s*", "", str(row["gpu_type"]))).usable_gib * (1 << 30)
+    except TunesmithError:
+        return None
+
+
+def oom_verdicts(path: Path) -> list[bool]:
+    """For each published out-of-memory run that can be read: was it called "fits"?"""
+    out = []
+    for line in path.read_text().splitlines():
+        row = json.loads(line)
+        job = job_for(row) if row.get("micro_batch_size") and row.get("seq_len") else None
+        usable = usable_bytes(row) if row.get("gpu_type") else (row.get("capacity_gb") or 0) * 1e9
+        if job is None or not usable:
+            continue
+        result = peak(job, compute_capability=capability(row))
+        chance = chance_to_fit(job, result.allocated, result.cached, result.context, usable)
+        out.append(verdict(chance) == "fits")
+    return out
+
+
+def percent(values: list[bool]) -> float:
+    return round(100 * sum(values) / max(1, len(values)), 1)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import functools
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from skill.memory.certainty import sharding_overhead
 from skill.memory.job import Job
 from skill.memory.ledger import run
 from skill.memory.ledger.allocator import Allocator
@@ -28,6 +29,8 @@ class Peak:
     allocated: float
     reserved: float
     process: float
+    cached: float
+    context: float
     parts: dict[str, float]
     at: str
     method_used: Literal["closed_form", "traced", "analytic"]
@@ -39,7 +42,8 @@ def peak(job: Job, *, compute_capability: str | None = None, quick: bool = False
     cached = step.allocated * 0.06 if quick else reserved_above(job)
     reserved = step.allocated + cached
     context = CONTEXT_GIB.get(compute_capability or "", DEFAULT_CONTEXT_GIB) * GIB
-    return Peak(step.allocated, reserved, reserved + context, step.parts, step.peak_at, "analytic")
+    process = reserved + context + sharding_overhead(job, step.allocated)
+    return Peak(step.allocated, reserved, process, cached, context, step.parts, step.peak_at, "analytic")
 
 
 @functools.lru_cache(maxsize=256)

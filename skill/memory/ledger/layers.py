@@ -185,7 +185,7 @@ class Attention:
                 k = self.qk_norms[1](t, k)
             v = project_v(t, x)
         q, k = _rope(t, job, q, k, tables)
-        if q.w == 4 and job.autocast or job.attention == "flash" and q.w == 4:
+        if (q.w == 4 and job.autocast) or (job.attention == "flash" and q.w == 4):
             q, k, v = cast(t, q, 2), cast(t, k, 2), cast(t, v, 2)
         kv_heads = s.kv_heads
         if job.repeat_kv and kv_heads != s.heads and job.attention == "flash":

@@ -84,7 +84,9 @@ class _Walk:
         adapters = sum(block_bytes(p.n * p.w) for p in trained) if job.method != "full" else 0
         self._fixed("adapters", adapters // split.parameter_shards)
         self._fixed("optimizer", split.states(sum(state_bytes(p.n, split.master(p.w), job) for p in trained), trained))
-        self.gradients = 0 if job.optimizer_in_backward else split.gradients(sum(block_bytes(p.n * p.w) for p in trained))
+        self.gradients = (
+            0 if job.optimizer_in_backward else split.gradients(sum(block_bytes(p.n * p.w) for p in trained))
+        )
         self.middle_gradients = split.gradients(sum(block_bytes(p.n * p.w) for p in self.middle.weights.trained))
         self.persistent = job.accumulation > 1 and not job.optimizer_in_backward
         if self.persistent:
