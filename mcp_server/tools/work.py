@@ -43,7 +43,7 @@ async def get_run(
     run_id: RunId,
     ctx: Context,
     wait_s: Annotated[float, Field(ge=0, le=30, description="Wait this long for a job to end")] = 0,
-    log_lines: Annotated[int, Field(ge=0, le=200, description="Last log lines to include")] = 10,
+    log_lines: Annotated[int, Field(ge=0, le=200, description="Last log lines to include")] = 5,
 ) -> RunStatus:
     """State of a run and its jobs: step of total, loss, eval loss, tokens/s, time left, memory, the reason of a failure
     and its fix, last log lines.

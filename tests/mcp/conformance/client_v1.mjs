@@ -1,0 +1,20 @@
+// TypeScript SDK 1.x (handshake era) against the server over stdio. usage: node client_v1.mjs COMMAND ARGS...
+import assert from "node:assert";
+import { Client } from "@modelcontextprotocol/sdk/client/index.js";
+import { StdioClientTransport } from "@modelcontextprotocol/sdk/client/stdio.js";
+
+const [command, ...args] = process.argv.slice(2);
+const client = new Client({ name: "tunesmith-test-v1", version: "1" });
+await client.connect(new StdioClientTransport({ command, args, env: process.env }));
+const { tools } = await client.listTools();
+assert.equal(tools.length, 12);
+const good = await client.callTool({ name: "estimate_vram", arguments: { model: "Qwen/Qwen2.5-7B", gpu: "L4" } });
+assert.ok(good.structuredContent.device_peak.process_gib.value > 1); // the client has checked it against outputSchema
+const runs = await client.callTool({ name: "list_runs", arguments: {} });
+assert.equal(runs.structuredContent.total, 0);
+const bad = await client.callTool({ name: "get_run", arguments: { run_id: "absent" } });
+assert.ok(bad.isError && bad.content[0].text.includes("not_found"));
+const page = await client.readResource({ uri: "skill://tunesmith/SKILL.md" });
+assert.ok(page.contents[0].text.includes("recommend_approach"));
+await client.close();
+console.log(`client v1: ${tools.length} tools, structured result, error text, resource`);
