@@ -24,6 +24,7 @@ from skill.workspace import RunDir, cache_dir
 # single-GPU fine-tuning. CPU: of this machine's own fp32 matrix product.
 GPU_SHARE = (0.2, 0.5)
 CPU_SHARE = (0.25, 1.0)
+SHORTEST_S = 10  # training shorter than this says more about saving the model than about speed
 BYTES_PER_TOKEN = 4.0  # of English text under a vocabulary of 32k to 150k; only where tokens were not counted
 
 
@@ -51,8 +52,12 @@ def remember(run: RunDir, record: JobRecord) -> None:
     if record.attempt > 1 or record.started_at is None or record.ended_at is None or figures.step < 5 or not events:
         return
     line = _key(spec, "cuda" if (record.slot or "").startswith("gpu") else "cpu")
+    began = number(start_line(run.metrics), "t")
+    if began is None or record.ended_at - began < SHORTEST_S:
+        return
     rows = spec.training.per_device_train_batch_size * spec.training.gradient_accumulation_steps
-    line |= {"t": round(time.time()), "seconds_per_row": (record.ended_at - record.started_at) / (figures.step * rows)}
+    line |= {"t": round(time.time()), "seconds_per_row": (record.ended_at - began) / (figures.step * rows)}
+    line |= {"start_s": round(began - record.started_at, 1)}  # imports, loading, tokenising: the same for every length
     line |= {"bytes_per_row": _bytes_per_row(run), "steps": figures.step, "run": run.name}
     if tokens := number(start_line(run.metrics), "context_tokens"):
         line["context_tokens"] = tokens
@@ -85,7 +90,7 @@ def expected(run: RunDir, spec: RunSpec, steps: int, *, device: str, params: int
     for earlier in reversed(list(read_lines(cache_dir() / "speeds.jsonl"))):
         size, speed = number(earlier, "bytes_per_row"), number(earlier, "seconds_per_row")
         if size and speed and all(earlier.get(key) == value for key, value in known.items()):
-            seconds = rows * speed * per_row / size
+            seconds = (number(earlier, "start_s") or 0.0) + rows * speed * per_row / size
             source = f"the speed of run {str(earlier.get('run'))[:63]!r} on this machine, scaled by the bytes of a row"
             return _rounded(seconds * 0.7, seconds, seconds * 1.5, source)
     peak = _peak_flops(device)
