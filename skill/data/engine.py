@@ -136,6 +136,13 @@ class FastEngine:
             raise _NotFast from error
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
+        # Text is cut at these before anything else, so what stands between two of them is tokenised by itself. Tokens
+        # that also take the spaces beside them, or match normalised text, cut elsewhere than a search would.
+        added = self._tokenizer.get_added_tokens_decoder()
+        plain = all(not (t.lstrip or t.rstrip or t.single_word or t.normalized) for t in added.values())
+        words = sorted((re.escape(t.content) for t in added.values()), key=len, reverse=True)
+        self.cuts = re.compile("|".join(words)) if plain and words else None
+        self.cut_ids = frozenset(added)
 
     def render(self, messages: list[dict[str, str]], *, generation: bool) -> str:
         from jinja2.exceptions import TemplateError

@@ -17,6 +17,8 @@ from skill.data.engine import FastEngine, SlowEngine, engine_for
 from skill.errors import ModelUnsupported
 from skill.models import ModelInfo
 
+# Conversations on which the shorter way to a mask must give TRL's before it is used alone.
+CUT_PROOF_ROWS = 64
 # A row as it is written to data/*.jsonl: prompt and completion as message lists, or both as strings.
 CanonicalRow = dict[str, Any]
 
@@ -80,6 +82,8 @@ class Renderer:
         self.info = info
         self._engine: FastEngine | SlowEngine = engine_for(info)
         self.stop_ids = frozenset(self._engine.stop_ids)
+        self._tails: dict[str, list[int]] = {}
+        self._cut_proof = CUT_PROOF_ROWS if isinstance(self._engine, FastEngine) and self._engine.cuts else None
 
     @property
     def fast(self) -> bool:
@@ -107,14 +111,39 @@ class Renderer:
                 ending = "" if not eos or completion.endswith(eos) else eos
                 prompts.append(row["prompt"])
                 wholes.append(row["prompt"] + completion + ending)
-        out: list[Masked] = []
-        specials = not chat[0] if chat else False
         if len(set(chat)) > 1:
             return [one for row in rows for one in self.mask([row])]
-        encoded = self._engine.encode([*prompts, *wholes], specials=specials)
-        for prompt, whole in zip(encoded[: len(rows)], encoded[len(rows) :], strict=True):
-            out.append(Masked(whole, common_prefix(prompt, whole)))
+        if self._cut_proof == 0 and all(chat):
+            ids = self._engine.encode(wholes, specials=False)
+            return [
+                Masked(whole_ids, self._context_by_cut(prompt, whole, whole_ids))
+                for prompt, whole, whole_ids in zip(prompts, wholes, ids, strict=True)
+            ]
+        encoded = self._engine.encode([*prompts, *wholes], specials=not any(chat))
+        pairs = list(zip(encoded[: len(rows)], encoded[len(rows) :], strict=True))
+        out = [Masked(whole, common_prefix(prompt, whole)) for prompt, whole in pairs]
+        if self._cut_proof and all(chat):
+            cut = [self._context_by_cut(*row) for row in zip(prompts, wholes, encoded[len(rows) :], strict=True)]
+            equal = cut == [one.context for one in out]
+            self._cut_proof = max(0, self._cut_proof - len(rows)) if equal else None
         return out
+
+    def _context_by_cut(self, prompt: str, whole: str, ids: list[int]) -> int:
+        """The common prefix without tokenising the prompt: up to its last special token both are the same text, so
+        only the few tokens after it (the role's name) have to be compared."""
+        engine = self._engine
+        assert isinstance(engine, FastEngine) and engine.cuts is not None
+        marks = list(engine.cuts.finditer(prompt))
+        last = marks[-1] if marks else None
+        if last is None or not whole.startswith(prompt[: last.end()]):
+            return common_prefix(engine.encode([prompt], specials=False)[0], ids)
+        ending = prompt[last.start() :]
+        if ending not in self._tails:
+            self._tails[ending] = engine.encode([ending], specials=False)[0][1:]
+        at = -1
+        for _ in marks:
+            at = next(i for i in range(at + 1, len(ids)) if ids[i] in engine.cut_ids)
+        return at + 1 + common_prefix(self._tails[ending], ids[at + 1 :])
 
     def decode(self, ids: Sequence[int]) -> str:
         return self._engine.decode(ids)

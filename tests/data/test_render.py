@@ -69,6 +69,18 @@ def test_trained_text_is_the_answer_with_its_end_token(smollm2) -> None:
     assert renderer.stop_ids & set(masked.trained)
 
 
+def test_shorter_way_to_the_mask_gives_the_same(smollm2, monkeypatch) -> None:
+    plain = Renderer(smollm2)
+    monkeypatch.setattr(plain, "_cut_proof", None)
+    short = Renderer(smollm2)
+    assert short._cut_proof
+    while short._cut_proof:
+        short.mask(CHAT_ROWS)
+    assert short._cut_proof == 0
+    assert short.mask(CHAT_ROWS) == plain.mask(CHAT_ROWS)
+    assert short.mask(TEXT_ROWS) == plain.mask(TEXT_ROWS)
+
+
 def test_no_torch_in_this_process(smollm2) -> None:
     Renderer(smollm2)  # the proof exists from here on
     code = (
