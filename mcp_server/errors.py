@@ -18,9 +18,9 @@ logger = logging.getLogger("tunesmith.mcp")
 
 
 def text_of(error: TunesmithError) -> str:
-    """`code: message` and, on its own line, the hint as the next action."""
+    """`code: message` and, on its own line, the hint: the action that mends it."""
     head = f"{error.code}: {error.message}"
-    return f"{head}\nNext: {error.hint}" if error.hint else head
+    return f"{head}\nHint: {error.hint}" if error.hint else head
 
 
 def translate(where: str, error: BaseException) -> ToolError:
@@ -35,7 +35,7 @@ def translate(where: str, error: BaseException) -> ToolError:
     logger.error("incident %s in %s", incident, where, exc_info=error)
     return ToolError(
         f"internal_error: {where} failed in a way it should not (incident {incident}).\n"
-        "Next: call inspect_environment and mend what it lists; if it happens again, report the incident with the "
+        "Hint: call inspect_environment and mend what it lists; if it happens again, report the incident with the "
         "server's log (its stderr)."
     )
 

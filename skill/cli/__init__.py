@@ -93,5 +93,5 @@ def _fail(code: str, message: str, hint: str, exit_code: int, *, as_json: bool) 
     else:
         print(f"error: {message}", file=sys.stderr)
         if hint:
-            print(f"next:  {hint}", file=sys.stderr)
+            print(f"hint:  {hint}", file=sys.stderr)
     return exit_code

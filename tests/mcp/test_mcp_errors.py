@@ -33,7 +33,7 @@ async def test_an_expected_error_carries_code_message_and_next_action(server):
         result = await client.call_tool("busy", {"name": "a"})
     assert result.is_error
     assert result.content[0].text.endswith(
-        "conflict: The machine is busy with 'a'.\nNext: Call cancel_run, or wait with get_run."
+        "conflict: The machine is busy with 'a'.\nHint: Call cancel_run, or wait with get_run."
     )
 
 
@@ -59,5 +59,5 @@ async def test_a_moved_name_points_at_its_place_here():
     assert "Did you mean 'model'?" in line and "training.seed=7" in line
 
 
-def test_an_error_without_hint_has_no_empty_next():
+def test_an_error_without_hint_has_no_empty_line():
     assert text_of(ConflictError("Busy.")) == "conflict: Busy."

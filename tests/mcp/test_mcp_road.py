@@ -1,4 +1,4 @@
-"""Every tool on one small real run: what an agent gets back fits its context, and a result is there when it is asked for."""
+"""Every tool on one small real run: what an agent gets back fits its context and names the next step."""
 
 from __future__ import annotations
 

@@ -40,7 +40,9 @@ def start_server(env: dict[str, str]) -> tuple[subprocess.Popen[bytes], str]:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     server = subprocess.Popen(
-        [sys.executable, str(HERE / "open_server.py"), str(port)], env=env, stderr=subprocess.DEVNULL
+        [sys.executable, str(HERE / "open_server.py"), str(port)],
+        env=env,
+        stderr=subprocess.DEVNULL,  # the suite provokes errors by the dozen
     )
     deadline = time.monotonic() + 30
     while time.monotonic() < deadline:
@@ -62,13 +64,15 @@ def main() -> int:
         stdio = [sys.executable, "-m", "mcp_server"]
         inspect = ["mcp-inspector", "--cli", *(part for k in ("PYTHONPATH", "TUNESMITH_WORKSPACE", "HF_HUB_OFFLINE")
                                                for part in ("-e", f"{k}={env[k]}")), *stdio]  # fmt: skip
+        verify = ["--protocol-era", "modern", "--method", "skills/list", "--verify"]
+        marks = ("Total:", "Passed:", "Verified", "client v")
         suite = ["conformance", "server", "--url", url, "-o", workspace]
         checks = {
             **{f"conformance {revision}": [*suite, "--requirements", revision, "--expected-failures",
                                            str(HERE / f"{revision}.yml")] for revision in ("2026-07-28", "2025-11-25")},
             **{f"conformance {name}": [*suite, "--scenario", name] for name in SKILLS},
             "inspector tools/list --strict": [*inspect, "--method", "tools/list", "--strict"],
-            "inspector skills/list --verify": [*inspect, "--protocol-era", "modern", "--method", "skills/list", "--verify"],
+            "inspector skills/list --verify": [*inspect, *verify],
             "TypeScript client 1.32": ["node", "client_v1.mjs", *stdio],
             "TypeScript client 2.4": ["node", "client_v2.mjs", *stdio],
         }  # fmt: skip
@@ -77,9 +81,7 @@ def main() -> int:
             for name, command in checks.items():
                 done = subprocess.run(command, cwd=node, env=env, capture_output=True, text=True, timeout=600)
                 said = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()]
-                told = next(
-                    (line for line in said if line.startswith(("Total:", "Passed:", "Verified", "client v"))), ""
-                )
+                told = next((line for line in said if line.startswith(marks)), "")
                 print(f"{'ok  ' if done.returncode == 0 else 'FAIL'} {name}  {told}", flush=True)
                 if done.returncode:
                     failed.append(name)
