@@ -60,8 +60,11 @@ def progress(status: dict[str, Any], job: str) -> str:
     """`train running  34/66  loss 0.41  eval_loss 0.52  eta_s 80`"""
     view = status["jobs"][job]
     parts = [f"    {job} {view['state']}", view.get("phase") or ""]
-    if view.get("total"):
-        parts.append(f"{view.get('step') or 0}/{view['total']}")
+    step, total = (
+        (status["step"], status.get("total_steps")) if job == "train" else (view.get("step"), view.get("total"))
+    )
+    if total:
+        parts.append(f"{step or 0}/{total}")
     if job == "train":
         parts += [f"{key} {status[key]:.4g}" for key in ("loss", "eval_loss", "eta_s") if status.get(key) is not None]
     return "  ".join(part for part in parts if part)
@@ -194,10 +197,19 @@ def main(workspace: str = "demo-workspace") -> int:
     """Walk the road in `workspace` (created when absent). 0 when the tuned model is better, else 1."""
     try:
         return anyio.run(run, Path(workspace).resolve())
-    except* TunesmithError as group:
-        for error in group.exceptions:
+    except* TunesmithError as group:  # the client's task group wraps whatever ends it
+        for error in leaves(group):
             print(f"\ndemo: {error}", file=sys.stderr)
-        return 1
+    return 1
+
+
+def leaves(group: BaseExceptionGroup[Any]) -> list[BaseException]:
+    """The errors themselves, however deep the task groups have wrapped them."""
+    return [
+        leaf
+        for error in group.exceptions
+        for leaf in (leaves(error) if isinstance(error, BaseExceptionGroup) else [error])
+    ]
 
 
 if __name__ == "__main__":
