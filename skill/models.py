@@ -86,16 +86,22 @@ def model_config(info: ModelInfo) -> dict[str, Any]:
     return read_json(snapshot / "config.json")
 
 
-def load_tokenizer(info: ModelInfo) -> Any:
-    """The model's tokenizer (a transformers fast tokenizer), from disk only, custom code off."""
-    from transformers import AutoTokenizer
-
+def tokenizer_folder(info: ModelInfo) -> Path:
+    """The folder with the model's tokenizer files; for a model on the hub, what find_model fetched of it."""
     path = info.path or hub.cached_snapshot(info.hub_id or info.id, info.revision)
     if path is None:
         raise ModelNotFound(
             f"{info.id!r} has no tokenizer on this machine yet.",
             hint="Resolve it with convert=True, or go online once.",
         )
+    return Path(path)
+
+
+def load_tokenizer(info: ModelInfo) -> Any:
+    """The model's tokenizer (a transformers fast tokenizer), from disk only, custom code off."""
+    from transformers import AutoTokenizer
+
+    path = tokenizer_folder(info)
     try:
         return AutoTokenizer.from_pretrained(str(path), trust_remote_code=False, local_files_only=True)
     except (OSError, ValueError, ImportError, KeyError) as error:

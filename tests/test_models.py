@@ -273,6 +273,28 @@ def test_embedded_name_takes_the_hub_copy_when_it_is_cached(ws, monkeypatch, tmp
     assert (info.id, info.source, info.hub_id) == (EMBEDDED, "hub", models.EMBEDDED_HUB_ID)
 
 
+def test_model_on_the_hub_only_has_config_and_tokenizer_here(ws, monkeypatch, tmp_path, tiny_model) -> None:
+    """With a hub in reach the small files are fetched; weights stay there."""
+    from skill.data.render import Renderer
+
+    def fetch(hub_id: str, revision: str | None) -> Path:
+        commit = cached_hub_model(tmp_path / "hub", hub_id, Path(tiny_model.path))
+        snapshot = tmp_path / "hub" / "models--owner--big" / "snapshots" / commit
+        (snapshot / "model.safetensors").unlink()
+        return snapshot
+
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+    monkeypatch.setattr(hub, "in_reach", lambda: True)
+    monkeypatch.setattr(hub, "download_small_files", fetch)
+    monkeypatch.setattr(hub, "parameter_count", lambda hub_id, revision: 8_000_000_000)
+    info = find_model(ws, "owner/big")
+    assert (info.path, info.params, info.source, info.revision) == (None, 8_000_000_000, "hub", "c" * 40)
+    assert model_config(info)["hidden_size"] == 32
+    row = {"prompt": [{"role": "user", "content": "a"}], "completion": [{"role": "assistant", "content": "b"}]}
+    assert Renderer(info).mask([row])[0].trained
+
+
 def test_probe_tells_a_hub_from_a_refusing_proxy(monkeypatch) -> None:
     class Answer(BaseHTTPRequestHandler):
         def do_HEAD(self) -> None:

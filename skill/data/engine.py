@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 
 from skill.child import run_module
 from skill.data.conversation import RowFault
-from skill.models import ModelInfo, load_tokenizer
+from skill.models import ModelInfo, load_tokenizer, tokenizer_folder
 from skill.workspace import cache_dir, write_json
 
 PROOF_VERSION = 1  # raise it when the light engine or the probes change
@@ -40,9 +40,8 @@ _PROBE_TEXTS = ["", "plain text", " two\n\nlines 2024-11-20 ", "ümläut 東京 
 
 def engine_for(info: ModelInfo) -> FastEngine | SlowEngine:
     """The light engine where it gave the same ids as transformers for every probe, else transformers itself."""
-    folder = Path(str(info.path))
     try:
-        fast = FastEngine(folder)
+        fast = FastEngine(tokenizer_folder(info))
     except _NotFast:
         return SlowEngine(info)
     record = cache_dir() / "proofs" / f"{fast.digest}.json"
@@ -62,7 +61,7 @@ def _read_proof(record: Path) -> bool | None:
 
 def prove(info: ModelInfo, record: Path) -> None:
     """Compare both engines on the probes and record the outcome."""
-    equal = _same(FastEngine(Path(str(info.path))), SlowEngine(info))
+    equal = _same(FastEngine(tokenizer_folder(info)), SlowEngine(info))
     write_json(record, {"equal": equal, "model": info.id, "probes": len(_PROBES) + len(_PROBE_TEXTS)})
 
 
@@ -172,7 +171,7 @@ class SlowEngine:
         self.has_template = bool(self._tokenizer.chat_template)
         self.eos_token = self._tokenizer.eos_token or ""
         eos_id = self._tokenizer.eos_token_id
-        self.stop_ids = {*_generation_stops(Path(str(info.path))), *([] if eos_id is None else [eos_id])}
+        self.stop_ids = {*_generation_stops(tokenizer_folder(info)), *([] if eos_id is None else [eos_id])}
         self.bos_id = self._tokenizer.bos_token_id
 
     def render(self, messages: list[dict[str, str]], *, generation: bool) -> str:

@@ -14,7 +14,6 @@ from typing import Any
 
 from skill.data.conversation import Example, as_chat
 from skill.data.engine import FastEngine, SlowEngine, engine_for
-from skill.errors import ModelUnsupported
 from skill.models import ModelInfo
 
 # Conversations on which the shorter way to a mask must give TRL's before it is used alone.
@@ -74,11 +73,6 @@ class Renderer:
     """Tokenises canonical rows for one model."""
 
     def __init__(self, info: ModelInfo) -> None:
-        if info.path is None:
-            raise ModelUnsupported(
-                f"The tokenizer of {info.id!r} is not on this machine.",
-                hint="Download the model, or validate with one that is available offline.",
-            )
         self.info = info
         self._engine: FastEngine | SlowEngine = engine_for(info)
         self.stop_ids = frozenset(self._engine.stop_ids)
