@@ -10,6 +10,7 @@ import time
 import anyio
 import pytest
 from mcp import Client, StdioServerParameters
+from mcp.client.subscriptions import ResourceUpdated
 from runs.conftest import make_run  # noqa: F401 (a fixture)
 
 from mcp_server.server import build_server
@@ -111,3 +112,18 @@ async def test_training_outlives_the_server(ws, make_run):  # noqa: F811
                 pass
         state = json.loads((await client.read_resource("runs://one")).contents[0].text)
         assert state["state"] == "completed"
+
+
+async def test_a_listener_hears_of_a_change_it_did_not_make(ws, make_run):  # noqa: F811
+    run = make_run(hold_at=2)
+    server = build_server()
+    async with (
+        Client(server, read_timeout_seconds=60) as client,
+        client.listen(resource_subscriptions=["runs://one"]) as heard,
+    ):
+        await call(client, "launch_training", run_id="one", dry_run=False)  # the process writes, not this server
+        with anyio.fail_after(15):
+            async for event in heard:
+                assert isinstance(event, ResourceUpdated) and str(event.uri) == "runs://one"
+                break
+        (run.path / "go").touch()
