@@ -46,8 +46,8 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     """Deep merge; a None in `over` leaves the base as it is; a changed method.type drops the old method's fields."""
     out = copy.deepcopy(dict(base))
     for key, value in over.items():
-        if isinstance(value, Mapping) and isinstance(out.get(key), Mapping):
-            base_part: Mapping[str, Any] = out[key]
+        if isinstance(value, Mapping):
+            base_part: Mapping[str, Any] = out[key] if isinstance(out.get(key), Mapping) else {}
             if key == "method" and value.get("type", base_part.get("type")) != base_part.get("type"):
                 base_part = {}
             out[key] = merge(base_part, value)

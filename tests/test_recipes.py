@@ -48,3 +48,8 @@ def test_bad_overrides_are_refused_by_name(override):
 )
 def test_text_in_an_override_stays_the_text_it_is(text):
     assert apply_overrides(VALUES, [f"data.system={text}"])["data"]["system"] == text
+
+
+def test_unset_values_leave_the_defaults_also_where_the_recipe_has_no_such_section():
+    values = {"name": "a", "model": {"id": "m", "revision": None}, "data": {"train": "t", "max_length": None}}
+    assert resolve("sft-lora", values).data.max_length == 1024
