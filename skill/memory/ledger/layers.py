@@ -70,6 +70,7 @@ class Projection:
     def __init__(self, weights: Weights, spec: Linear) -> None:
         job = self.job = weights.job
         self.weights, self.spec = weights, spec
+        self.last = False  # nothing after it saves a tensor: a recomputation stops here
         n = spec.n_in * spec.n_out
         self.quantised = job.quant != "none" and (spec.name != "lm_head" or job.engine == "litgpt")
         self.weight = Tensor(None, n, 2) if self.quantised else weights.base(n)
@@ -84,6 +85,7 @@ class Projection:
             self.b = weights.adapter(spec.n_out * job.rank)
 
     def __call__(self, t: Tape, x: Tensor) -> Tensor:
+        t.phantom = t.stops_early and self.last and not self.lora
         result = self._base(t, x)
         if not self.lora:
             return result
@@ -91,10 +93,12 @@ class Projection:
         width = result.w
         if self.quantised and job.quant != "gptq":
             result = copy(t, result)  # PEFT's "defensive clone" of a bitsandbytes result
-        low = x if (job.autocast and self.quantised) else cast(t, x, self.a.w)
-        low = dropout(t, low, job.lora_dropout)
+        if not (job.autocast and self.quantised):
+            x = cast(t, x, self.a.w)  # stays a local variable until the module returns
+        low = dropout(t, x, job.lora_dropout)
         low = _amp_linear(t, low, self.a, spec.n_in, job.rank, self.weights)
         low = _amp_linear(t, low, self.b, job.rank, spec.n_out, self.weights)
+        t.phantom = t.stops_early and self.last  # the scaling factor is the last tensor saved
         low = scale(t, low)
         if self.quantised and not job.autocast:
             low = cast(t, low, width)
@@ -291,6 +295,7 @@ class Layer:
         self.mlp = Mlp(weights)
         count = max(1, f.norms_per_layer)
         self.norms = [Norm(weights, shape.hidden) for _ in range(count)]
+        self.mlp.projections[-1].last = count == 2 and not f.parallel
         self.on_backward: Callable[[], None] | None = None
 
     def before_backward(self) -> None:

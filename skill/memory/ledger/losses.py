@@ -114,28 +114,36 @@ def trl_chunked(t: Tape, job: Job, x: Tensor, head: Tensor) -> Tensor:
 
     gathered = t.record(t.new(n, w), (x,), gather_backward)
     del x
-    statistics = [t.new(rows, 4) for _ in range(8)]
-    tile = min(rows, TILE_TOKENS)
-    width = min(s.vocab, TILE_VOCAB)
-
-    def run(g: Tensor | None) -> None:
-        buffer = t.new(tile * TILE_VOCAB, compute)
-        hidden = t.new(tile * s.hidden, compute) if compute != w else None
-        weight = t.new(width * s.hidden, compute) if compute != head.w else None
-        del buffer, hidden, weight
-
-    run(None)
+    tile, width = min(rows, TILE_TOKENS), min(s.vocab, TILE_VOCAB)
     needs_w, head_n, head_w = head.node is not None, head.n, head.w
 
-    def backward(g: Tensor, _keep: object = (gathered.storage, statistics)) -> Sequence[Tensor | None]:
+    def scratch() -> list[Tensor]:
+        """Local variables of one pass: the tile, the chunk of hidden states, the chunk of the head in compute dtype."""
+        out = [t.new(tile * TILE_VOCAB, compute)]
+        if compute != w:
+            out.append(t.new(tile * s.hidden, compute))
+        if compute != head_w:
+            out.append(t.new(width * s.hidden, compute))
+        return out
+
+    statistics = [t.new(rows, 4) for _ in range(7)]
+    buffers = scratch()
+    results = [t.new(rows, 4) for _ in range(3)]  # log_z, log-probabilities, entropy
+    del statistics, buffers
+    kept = (gathered.storage, t.new(rows, 8).storage, results[0].storage, results[2].storage)
+
+    def backward(g: Tensor, _keep: object = kept) -> Sequence[Tensor | None]:
         grad_hidden = t.new(n, 4)
         grad_weight = t.new(head_n, 4) if needs_w else None
-        run(g)
+        buffers = scratch()
         gx = grad_hidden if w == 4 else t.new(n, w)
         gw = grad_weight if grad_weight is None or head_w == 4 else t.new(head_n, head_w)
+        del buffers
         return (gx, gw)
 
-    return t.record(t.new(1, 4), (gathered, head), backward)
+    out = t.record(t.new(1, 4), (gathered, head), backward)
+    del results
+    return out
 
 
 def chunked_torchtune(t: Tape, job: Job, x: Tensor, head: Tensor, chunks: int = 8) -> Tensor:

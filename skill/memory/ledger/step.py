@@ -125,7 +125,7 @@ class _Walk:
             self.retained.append(x.storage)  # AccumulateGrad of the embedding's output holds it
         if s.family.embedding_scale:
             x = scale(t, x)
-        x = dropout(t, x, job.embedding_dropout)
+        embeddings = x = dropout(t, x, job.embedding_dropout)  # a local variable of the model's forward
         table = job.length * int(s.head_dim * s.rotary_fraction)
         tables = (t.new(table, x.w), t.new(table, x.w))
         self.mask = t.new(job.batch * job.length * job.length, x.w) if job.materialised_mask else None
@@ -137,6 +137,7 @@ class _Walk:
                 self.bulk = Storage(ledger, (ledger.live - before) * self.skipped)
         ledger.mark("loss")
         x = self.norm(t, x)
+        del embeddings
         return self._loss(x)
 
     def _loss(self, x: Tensor) -> Tensor:
@@ -232,7 +233,9 @@ class _Walk:
                 _keep = t.new(n, w).storage
             layer.before_backward()
             unit.gather()
+            t.stops_early = not job.reentrant
             again = layer(t, Tensor(_keep, n, w, leaf if needs else None), tables)
+            t.stops_early = t.phantom = False
             if not job.reentrant:
                 again.storage = None
             layer.weights.cache.clear()

@@ -114,16 +114,20 @@ class Node:
 class Tape:
     """Records nodes while `grad` is on."""
 
-    __slots__ = ("cache_on", "grad", "ledger", "seq")
+    __slots__ = ("cache_on", "grad", "ledger", "phantom", "seq", "stops_early")
 
     def __init__(self, ledger: Ledger) -> None:
         self.ledger = ledger
         self.grad = True
+        self.stops_early = False  # this recomputation ends once everything backward needs is back
+        self.phantom = False  # it has ended: what follows is only there for the graph
         self.cache_on = False  # autocast caches its weight copies
         self.seq = 0
 
     def new(self, n: int, w: int) -> Tensor:
         """A fresh tensor without history."""
+        if self.phantom:
+            return Tensor(None, n, w)
         return Tensor(Storage(self.ledger, n * w), n, w)
 
     def static(self, n: int, w: int) -> Tensor:
