@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,17 +29,19 @@ from skill.inference import (
 from skill.spec import RunSpec
 from skill.workspace import RunDir
 
-ROWS = 24
+ROWS = 16
+BATCH = 8
 POSITIONS = 1024
 LOGITS_BYTES = 256 * 2**20  # of the reference's log-probabilities held in memory
 GREEDY_ROWS, GREEDY_TOKENS = 4, 24
 
-# Measured on SmolLM2-135M (tests/adapters): rounding W + delta to bfloat16 costs a KL of 1e-4 to 1e-3, merging a QLoRA
-# adapter onto weights it was not trained on 0.037 (notes in references/shipping.md). The bounds lie between.
+# Measured on SmolLM2-135M: rounding W + delta to bfloat16 costs a mean KL of 0.0023 and 1.5 % of the likeliest tokens;
+# merging a QLoRA adapter onto weights it was not trained on 0.037 and 5.5 %. The bounds for bfloat16 lie between;
+# float16 has 8 times finer steps.
 THRESHOLDS = {
     "float32": Thresholds(kl_mean_max=1e-5, top1_agreement_min=0.999, loss_change_max=1e-3),
-    "float16": Thresholds(kl_mean_max=1e-3, top1_agreement_min=0.985, loss_change_max=0.01),
-    "bfloat16": Thresholds(kl_mean_max=5e-3, top1_agreement_min=0.97, loss_change_max=0.02),
+    "float16": Thresholds(kl_mean_max=2e-3, top1_agreement_min=0.98, loss_change_max=0.01),
+    "bfloat16": Thresholds(kl_mean_max=0.01, top1_agreement_min=0.96, loss_change_max=0.02),
 }
 
 
@@ -162,11 +164,10 @@ def _measure(model: Any, examples: list[Encoded], places: list[range], reference
     total, count, kept = 0.0, 0, []
     kl, agree, largest = [], [], 0.0
     with torch.inference_mode():
-        for index, (example, place) in enumerate(zip(examples, places, strict=True)):
-            logits = model(input_ids=torch.tensor([example.full], device=model.device)).logits[0]
+        for index, example, logits in _logits(model, examples):
             loss, tokens = row_nll(logits, example)
             total, count = total + loss, count + tokens
-            here = torch.log_softmax(logits[place.start : place.stop].float(), dim=-1).cpu()
+            here = torch.log_softmax(logits[places[index].start : places[index].stop].float(), dim=-1).cpu()
             if reference is None:
                 kept.append(here)
                 continue
@@ -182,23 +183,41 @@ def _measure(model: Any, examples: list[Encoded], places: list[range], reference
     return out
 
 
+def _logits(model: Any, examples: list[Encoded]) -> Iterator[tuple[int, Encoded, Any]]:
+    """(index, row, its logits), from right-padded batches; causal attention keeps the padding out."""
+    import torch
+
+    for first in range(0, len(examples), BATCH):
+        batch = examples[first : first + BATCH]
+        width = max(len(example.full) for example in batch)
+        ids = torch.zeros((len(batch), width), dtype=torch.long)
+        mask = torch.zeros_like(ids)
+        for line, example in enumerate(batch):
+            ids[line, : len(example.full)] = torch.tensor(example.full)
+            mask[line, : len(example.full)] = 1
+        logits = model(input_ids=ids.to(model.device), attention_mask=mask.to(model.device)).logits
+        for line, example in enumerate(batch):
+            yield first + line, example, logits[line, : len(example.full)]
+
+
 def _greedy(model: Any, examples: list[Encoded], stops: frozenset[int], tokenizer: Any) -> list[list[int]]:
     import torch
 
-    out = []
+    prompts = [example.prompt for example in examples[:GREEDY_ROWS]]
+    width = max(len(prompt) for prompt in prompts)
+    pad = tokenizer.pad_token_id
+    ids = torch.tensor([[pad] * (width - len(prompt)) + list(prompt) for prompt in prompts], device=model.device)
+    mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=model.device)
     with torch.inference_mode():
-        for example in examples[:GREEDY_ROWS]:
-            ids = torch.tensor([example.prompt], device=model.device)
-            made = model.generate(
-                input_ids=ids,
-                attention_mask=torch.ones_like(ids),
-                max_new_tokens=GREEDY_TOKENS,
-                do_sample=False,
-                eos_token_id=sorted(stops),
-                pad_token_id=tokenizer.pad_token_id,
-            )
-            out.append(made[0, ids.shape[1] :].tolist())
-    return out
+        made = model.generate(
+            input_ids=ids,
+            attention_mask=mask,
+            max_new_tokens=GREEDY_TOKENS,
+            do_sample=False,
+            eos_token_id=sorted(stops),
+            pad_token_id=pad,
+        )
+    return made[:, width:].tolist()
 
 
 def check_files(

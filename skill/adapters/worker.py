@@ -22,6 +22,7 @@ def main(run: RunDir, args: dict[str, Any], progress: Progress) -> MergeReport:
     from skill.adapters import choose_route
 
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # the merge has threads of its own; read when numpy loads
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # spinning threads starve each other on a busy machine
     spec = run.spec()
     adapter = trained_output(run)
     assert adapter is not None  # merge_adapter checked it

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ def main(run: RunDir, args: dict[str, Any], progress: Progress) -> EvalReport:
     from skill.evaluation.leakage import split_leaked
     from skill.evaluation.systems import Pair, ask
 
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # spinning threads starve each other on a busy machine
     started = time.perf_counter()
     spec, ws = run.spec(), workspace_of(run)
     use_threads(spec)
