@@ -58,5 +58,5 @@ def quantised_names(base: Path, config: Any) -> frozenset[str]:
         model = AutoModelForCausalLM.from_config(
             AutoConfig.from_pretrained(str(base), trust_remote_code=False), trust_remote_code=False
         )
-    AutoHfQuantizer.from_config(config, pre_quantized=False).preprocess_model(model=model)
+    AutoHfQuantizer.from_config(config, pre_quantized=False).preprocess_model(model=model, device_map=None)
     return frozenset(f"{name}.weight" for name, module in model.named_modules() if isinstance(module, Linear4bit))

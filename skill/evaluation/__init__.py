@@ -19,6 +19,7 @@ MetricName = Literal[
     "exact_match",
     "normalised_match",
     "json_match",
+    "json_valid",
     "json_fields",
     "number_match",
     "token_f1",

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from skill.evaluation.compare import Comparison, compare, ratio_interval
+from skill.evaluation.compare import Comparison, compare, mean_interval, ratio_interval
 from skill.evaluation.generate import Answer
-from skill.evaluation.metrics import METRICS, Metric, choose_metric, extra_scores, words
-from skill.evaluation.report import Loss, Sample, Side
+from skill.evaluation.metrics import ALSO, METRICS, Metric, choose_metric, label_scores, words
+from skill.evaluation.report import Contrast, Loss, Sample, Side
 from skill.evaluation.systems import Answers
 from skill.runs.logs import clean
 
@@ -54,7 +54,7 @@ def score(metric: Metric, answers: Answers, rows: list[tuple[int, dict[str, Any]
 def side(metric: Metric, answers: Answers, rows: list[tuple[int, dict[str, Any]]]) -> Side:
     own = [answers.by_row[index] for index, _ in rows]
     texts = [answers.texts[index] for index, _ in rows]
-    extra = extra_scores(metric.name, texts, [reference_of(row) for _, row in rows])
+    extra = label_scores(metric.name, texts, [reference_of(row) for _, row in rows])
     return Side(
         stop_rate=round(sum(answer.stopped for answer in own) / len(own), 4),
         mean_answer_tokens=round(sum(len(answer.ids) for answer in own) / len(own), 1),
@@ -116,6 +116,23 @@ def judge(
             )
         )
     return compare(before, after, binary=metric.binary, seed=seed), samples
+
+
+def contrasts(
+    metric: Metric, base: Answers, tuned: Answers, rows: list[tuple[int, dict[str, Any]]], seed: int
+) -> dict[str, Contrast]:
+    """The metrics that belong beside the chosen one."""
+    out = {}
+    for name in ALSO.get(metric.name, ()):
+        before, after = (np.array(score(METRICS[name], answers, rows)) for answers in (base, tuned))
+        low, high = mean_interval(after - before, seed=seed)
+        out[name] = Contrast(
+            base=round(float(before.mean()), 4),
+            tuned=round(float(after.mean()), 4),
+            difference=round(float((after - before).mean()), 4),
+            ci95=(round(low, 4), round(high, 4)),
+        )
+    return out
 
 
 def shown(text: str) -> str:

@@ -57,6 +57,10 @@ def json_match(answer: str, reference: str) -> float:
     return float(_same(parse_json(answer), parse_json(reference)))
 
 
+def json_valid(answer: str, reference: str) -> float:
+    return float(parse_json(answer)[0])
+
+
 def _same(left: tuple[bool, Any], right: tuple[bool, Any]) -> bool:
     return left[0] and right[0] and canonical(left[1]) == canonical(right[1])
 
@@ -156,6 +160,7 @@ METRICS = {
         Metric("exact_match", "the text is the same", True, exact_match),
         Metric("normalised_match", "the same but for case, spacing and a final full stop", True, normalised_match),
         Metric("json_match", "the parsed JSON is the same", True, json_match),
+        Metric("json_valid", "the answer is JSON, whatever its value", True, json_valid),
         Metric("json_fields", "F1 over the fields of the JSON object", False, json_fields),
         Metric("number_match", "the final number is the same", True, number_match),
         Metric("token_f1", "F1 over words", False, token_f1),
@@ -187,22 +192,22 @@ def choose_metric(references: Sequence[str]) -> tuple[str, str]:
     return "token_f1", "the references are free text: overlap in words; it says little about meaning"
 
 
-def extra_scores(metric: str, answers: Sequence[str], references: Sequence[str]) -> dict[str, float]:
-    """Further figures that belong to a metric, means over rows."""
-    count = max(len(answers), 1)
-    pairs = list(zip(answers, references, strict=True))
-    if metric in ("json_match", "json_fields"):
-        return {
-            "json_valid": sum(parse_json(answer)[0] for answer in answers) / count,
-            "json_fields_f1": sum(json_fields(*pair) for pair in pairs) / count,
-        }
-    if metric == "normalised_match" and len({normalise(text) for text in references}) <= max(2, len(references) / 2):
+ALSO = {
+    "json_match": ("json_valid", "json_fields"),
+    "json_fields": ("json_valid", "json_match"),
+    "token_f1": ("rouge_l", "chrf"),
+    "rouge_l": ("token_f1", "chrf"),
+    "chrf": ("token_f1", "rouge_l"),
+    "number_match": ("exact_match",),
+}
+"""Metrics shown beside the chosen one."""
+
+
+def label_scores(metric: str, answers: Sequence[str], references: Sequence[str]) -> dict[str, float]:
+    """Macro-F1 where the references are labels."""
+    labels = len({normalise(text) for text in references})
+    if metric in ("normalised_match", "exact_match") and labels <= max(2, len(references) / 2):
         return {"macro_f1": macro_f1(answers, references)}
-    if metric == "token_f1":
-        return {
-            "rouge_l": sum(rouge_l(*pair) for pair in pairs) / count,
-            "chrf": sum(chrf(*pair) for pair in pairs) / count,
-        }
     return {}
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -24,6 +24,15 @@ class Loss(Part):
     tuned_perplexity: float
 
 
+class Contrast(Part):
+    """A further metric, base against tuned, with its interval; it does not decide the verdict."""
+
+    base: float
+    tuned: float
+    difference: float
+    ci95: tuple[float, float]
+
+
 class Side(Part):
     """How one model answered."""
 
@@ -31,7 +40,7 @@ class Side(Part):
     mean_answer_tokens: float
     repetition_rate: float = Field(description="Share of answers in which half of the 4-grams repeat")
     tokens_per_s: float | None = Field(description="Generated; None when all answers came from an earlier run")
-    scores: dict[str, float] = Field(description="Further metrics, means over rows")
+    scores: dict[str, float] = Field(description="Figures over all rows that have no score a row, such as macro_f1")
 
 
 class Sample(Part):
@@ -67,6 +76,7 @@ class EvalReport(Part):
     minimum_detectable_effect: float
     more_rows_to_settle: int | None
     loss: Loss
+    also: dict[str, Contrast] = Field(description="Further metrics of the same answers")
     base_answers: Side
     tuned_answers: Side
     candidate: Candidate
@@ -93,7 +103,3 @@ class EvalStarted(Part):
     candidate: Candidate
     report: str
     next_step: str
-
-
-def as_json(report: EvalReport) -> dict[str, Any]:
-    return report.model_dump(mode="json")

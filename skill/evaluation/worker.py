@@ -71,6 +71,7 @@ def main(run: RunDir, args: dict[str, Any], progress: Progress) -> EvalReport:
         metric=metric.name,
         metric_reason=reason,
         loss=loss,
+        also=judging.contrasts(metric, base_found, tuned_found, rows, seed),
         base_answers=base_side,
         tuned_answers=tuned_side,
         candidate=candidate,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -26,8 +27,6 @@ def test_the_merge_is_that_of_the_dequantised_model(tiny_model, tmp_path, kind, 
             "launch": {"device": "cpu"},
         }
     )
-    from pathlib import Path
-
     base = Path(tiny_model.path)
     adapter = save_adapter(base, tmp_path / "adapter", target_modules="all-linear", task_type="CAUSAL_LM")
     model: Any = load_trained_base(spec, base, "cpu")

@@ -9,13 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from skill.evaluation.metrics import (
+    ALSO,
     METRICS,
     choose_metric,
     chrf,
-    extra_scores,
     final_number,
     json_fields,
     json_match,
+    label_scores,
     macro_f1,
     normalised_match,
     number_match,
@@ -85,7 +86,9 @@ def test_macro_f1_by_hand():
 def test_the_references_choose_the_metric(references, metric):
     name, reason = choose_metric(references)
     assert name == metric and reason
-    assert all(0 <= value <= 1 for value in extra_scores(name, references, references).values())
+    assert ALSO.get(name, ()) == () or set(ALSO[name]) <= set(METRICS)
+    labels = label_scores(name, references, references)
+    assert labels == ({"macro_f1": 1.0} if len(set(references)) == 3 else {})
 
 
 @given(st.text(max_size=60), st.text(max_size=60))
