@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 QUESTIONS = (
     "What is the capital of France?", "Write one sentence about the sea.", "List three colours.", "What is 17 plus 25?",
-    "Translate 'good morning' into Spanish.", "Explain gravity to a child in two sentences.", "Name a mammal that flies.",
+    "Translate 'good morning' into Spanish.", "Explain gravity to a child, briefly.", "Name a mammal that flies.",
     "Give me a title for a story about a lost dog.", "What do bees make?", "Is water wet? Answer briefly.",
     "Complete the proverb: a stitch in time", "Which planet is the largest?", "Write a short greeting for a customer.",
     "What is the opposite of 'ancient'?", "Name two uses of a brick.", "How many legs does a spider have?",
