@@ -216,3 +216,13 @@ def test_progress_redraws_one_line_on_a_terminal_and_is_sparse_in_a_log():
 
 def test_durations():
     assert [duration(s) for s in (42.4, 200, 7500)] == ["42 s", "3 min 20 s", "2 h 5 min"]
+
+
+def test_serve_and_demo_reach_the_other_package(tmp_path, monkeypatch):
+    called: list[object] = []
+    monkeypatch.setattr("mcp_server.__main__.main", lambda argv: called.append(argv) or 0)
+    monkeypatch.setattr("mcp_server.demo.main", lambda folder: called.append(folder) or 0)
+    monkeypatch.setenv("TUNESMITH_WORKSPACE", "")
+    assert main(["serve"]) == main(["serve", "--http", "0"]) == 0
+    assert main(["demo"]) == main(["demo", "--workspace", str(tmp_path)]) == 0
+    assert called == [[], ["--http", "0"], "demo-workspace", str(tmp_path)]

@@ -39,8 +39,10 @@ def test_it_listens_on_loopback_only(http_server):
 
 def test_a_token_from_the_environment_is_used_and_never_printed(tmp_path):
     server = HttpServer(tmp_path, TUNESMITH_TOKEN="s3cret-of-mine")
-    answer = post(server, Authorization="Bearer s3cret-of-mine")
-    code, printed = server.stop()
+    try:
+        answer = post(server, Authorization="Bearer s3cret-of-mine")
+    finally:
+        code, printed = server.stop()
     assert answer.status_code not in (401, 403)
     assert printed == "" and "s3cret" not in "".join(server.lines)
     assert code in (0, -15), "ended by the signal it was sent"

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import subprocess
 import sys
-import time
 
 import pytest
 from mcp import Client, StdioServerParameters
 from mcp_cases import TOOLS
 
-# Measured 0.9 s on two idle cores. The bound leaves room for a busy CI machine, not for an import of torch (3 s more).
-LIMIT_S = 3.5
+# Processor seconds, which a busy machine does not stretch much: measured 0.9 alone, 1.3 beside six other processes.
+# The figure that counts, 1.5 s on the wall of an idle machine, follows from it. An import of torch alone would add 3.
+LIMIT_CPU_S = 2.0
 
 
 @pytest.mark.anyio
@@ -23,13 +24,13 @@ async def test_start_to_first_tool_list(ws):
     )
     took = []
     for _ in range(3):
-        started = time.perf_counter()
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
         async with Client(server) as client:
             assert [tool.name for tool in (await client.list_tools()).tools] == TOOLS
-            took.append(time.perf_counter() - started)
-        if took[-1] < LIMIT_S:
-            return
-    raise AssertionError(f"start to tools/list took {took} s")
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        took.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+        assert took[-1] > 0.1, "the server was not waited for, so nothing was measured"
+    assert min(took) < LIMIT_CPU_S, took
 
 
 def test_stdout_carries_the_protocol_and_nothing_else(ws):
