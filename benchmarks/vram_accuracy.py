@@ -103,7 +103,6 @@ def main() -> None:
             called_oom.append(verdict(chance) == "does_not_fit")
         if args.verbose:
             e = error(row, predictions[row["id"]])
-            a = row.get("alt_measures") or {}
             print(
                 f"{row['id'][:56]:56s} {row['model'].split('/')[-1][:22]:22s} {row['method']:5s} g{row['gpus']} B{row['micro_batch_size']} "
                 f"S{row['seq_len']} ck{int(bool(row['gradient_checkpointing']))} {str(row['attention_impl'])[:5]} {row['loss_impl'][:8]} "

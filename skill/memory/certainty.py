@@ -43,7 +43,7 @@ def spread(job: Job) -> float:
         return 0.012 if job.sharding == "fsdp" else 0.15
     if job.engine == "litgpt":
         return 0.15 if job.quant != "none" else 0.006
-    return 0.010
+    return 0.02 if job.method == "full" and job.autocast else 0.010
 
 
 def sharding_overhead(job: Job, allocated: float) -> float:

@@ -5,9 +5,12 @@ from __future__ import annotations
 from typing import Literal
 
 from skill.errors import SpecError
-from skill.memory.gpus import GIB, find_gpu, known_gpus
+from skill.memory.certainty import Bounds, certainty
+from skill.memory.gpus import GIB, Gpu, find_gpu, known_gpus, live_gpus
+from skill.memory.host import host_peak
 from skill.memory.job import OPTIMIZERS, Job, job_from_spec
-from skill.memory.models import DevicePeak, Gib, GpuFit, Lever, MemoryEstimate
+from skill.memory.models import DevicePeak, Gib, MemoryEstimate
+from skill.memory.options import fits, levers
 from skill.memory.peak import Peak, peak
 from skill.memory.resolve import resolve_shape
 from skill.spec import RunSpec
@@ -34,32 +37,34 @@ def estimate_vram(
     sharding: Sharding = "none",
     trace: bool = False,
 ) -> MemoryEstimate:
-    """Peak memory of one training step of the script that render_run would write.
+    """Peak memory of one training step of the script that render_training_script would write, per GPU.
+
+    trace: run the installed libraries' own code on meta tensors in a subprocess (about ten seconds) instead of the
+    analytic model.
 
     Raises:
-        SpecError: an argument out of range.
+        SpecError: arguments out of range, all of them at once.
         ModelNotFound: no shape of the model at hand.
         NotFound: an unknown GPU.
     """
-    problems = [
-        f"{name} must be at least 1; got {value}."
-        for name, value in (
-            ("batch_size", batch_size),
-            ("max_length", max_length),
-            ("gradient_accumulation_steps", gradient_accumulation_steps),
-            ("lora_rank", lora_rank),
-            ("num_gpus", num_gpus),
-        )
-        if value < 1
-    ]
+    counts = {
+        "batch_size": batch_size,
+        "max_length": max_length,
+        "gradient_accumulation_steps": gradient_accumulation_steps,
+        "lora_rank": lora_rank,
+        "num_gpus": num_gpus,
+    }
+    problems = [f"{name} must be at least 1; got {value}." for name, value in counts.items() if value < 1]
     if optimizer not in OPTIMIZERS:
         problems.append(f"optimizer must be one of {', '.join(OPTIMIZERS)}; got {optimizer[:40]!r}.")
+    if sharding not in ("none", "ddp") and num_gpus == 1:
+        problems.append(f"sharding {sharding!r} needs num_gpus of at least 2; got 1.")
     if problems:
         raise SpecError("\n- ".join(["estimate_vram cannot read its arguments:", *problems]))
-    shape = resolve_shape(ws, model)
+    chosen = find_gpu(gpu) if gpu else None
     full = method == "full"
     job = Job(
-        shape=shape,
+        shape=resolve_shape(ws, model),
         method="full" if full else "prefix" if method == "prefix" else "lora",
         batch=batch_size,
         length=max_length,
@@ -68,69 +73,100 @@ def estimate_vram(
         rank=lora_rank,
         adapter_dtype="bfloat16" if method == "qlora" else "float32",
         autocast={"bf16": "bfloat16", "fp16": "float16", "fp32": None}[precision],
+        attention=_attention(chosen, precision),
         checkpointing=activation_checkpointing,
         optimizer=OPTIMIZERS[optimizer],
         accumulation=gradient_accumulation_steps,
+        padded=True,
+        lengths_vary=True,
         num_gpus=num_gpus,
         sharding=sharding,
     )
-    return _answer(job, model, method, gpu)
+    return _on_gpu(job, model, method, chosen, trace=trace)
 
 
 def estimate_for(ws: Workspace, spec: RunSpec, *, gpu: str | None = None) -> MemoryEstimate:
-    """The same for a RunSpec."""
-    job = job_from_spec(spec, resolve_shape(ws, spec.model.id, spec.model.revision))
-    return _answer(job, spec.model.id, spec.method.type, gpu)
+    """The same for a RunSpec, on the device it will run on: the CPU where there is no GPU to be seen."""
+    shape = resolve_shape(ws, spec.model.id, spec.model.revision)
+    device = spec.launch.device
+    if device == "auto":
+        device = "cuda" if gpu or live_gpus() else "cpu"
+    job = job_from_spec(spec, shape, device=device)
+    if device == "cpu":
+        return _on_cpu(job, spec.model.id, spec.method.type)
+    return _on_gpu(job, spec.model.id, spec.method.type, find_gpu(gpu) if gpu else None)
 
 
-def _answer(job: Job, model: str, method: str, gpu: str | None) -> MemoryEstimate:
-    result = peak(job)
-    table = [find_gpu(gpu)] if gpu else list(known_gpus())
-    fits = [_fit(result, g.name, g.usable_gib) for g in table]
+def _attention(gpu: Gpu | None, precision: str) -> Literal["flash", "efficient"]:
+    return "efficient" if precision == "fp32" or (gpu is not None and not gpu.flash) else "flash"
+
+
+def _on_gpu(job: Job, model: str, method: str, gpu: Gpu | None, *, trace: bool = False) -> MemoryEstimate:
+    result = peak(job, compute_capability=gpu.compute_capability if gpu else None)
+    if trace:
+        from skill.memory.trace import traced_peak
+
+        result = traced_peak(job, result)
+    sure = certainty(job, result.allocated, result.cached, result.context)
+    rows = fits(job, result, [gpu] if gpu else known_gpus())
     return MemoryEstimate(
         model=model,
         method=method,
         device="cuda",
         device_peak=DevicePeak(
-            allocated_gib=_gib(result.allocated, 0.1),
-            reserved_gib=_gib(result.reserved, 0.15),
-            process_gib=_gib(result.process, 0.2),
+            allocated_gib=_gib(result.allocated, sure.allocated),
+            reserved_gib=_gib(result.reserved, sure.reserved),
+            process_gib=_gib(result.process, sure.process),
         ),
-        breakdown_gib={k: round(v / GIB, 3) for k, v in result.parts.items()},
-        fits=fits,
-        levers=_levers(job, result),
-        assumptions=[f"{job.batch} rows of {job.length} tokens", f"shape from {job.shape.source}"],
+        breakdown_gib={k: round(v / GIB, 3) for k, v in result.parts.items() if v >= GIB / 2000},
+        fits=rows,
+        levers=levers(job),
+        assumptions=_assumptions(job, result),
+        method_used=result.method_used,
+        next_step=_next(rows, gpu),
+    )
+
+
+def _on_cpu(job: Job, model: str, method: str) -> MemoryEstimate:
+    resident, parts = host_peak(job)
+    return MemoryEstimate(
+        model=model,
+        method=method,
+        device="cpu",
+        device_peak=DevicePeak(allocated_gib=resident, reserved_gib=resident, process_gib=resident),
+        breakdown_gib={k: round(v, 3) for k, v in parts.items() if v >= 0.0005},
+        fits=[],
+        levers=levers(job),
+        assumptions=["resident memory of the training process on the CPU", *_assumptions(job, None)],
         method_used="analytic",
-        next_step="Call render_training_script with these settings, or estimate_vram with one of the levers.",
+        next_step="Call launch_training with dry_run to compare with the memory of this machine.",
     )
 
 
-def _gib(value: float, spread: float) -> Gib:
-    return Gib(
-        value=round(value / GIB, 2), low=round(value * (1 - spread) / GIB, 2), high=round(value * (1 + spread) / GIB, 2)
-    )
+def _gib(value: float, bounds: Bounds) -> Gib:
+    low, high = min(bounds.low, value), max(bounds.high, value)
+    return Gib(value=round(value / GIB, 2), low=round(low / GIB, 2), high=round(high / GIB, 2))
 
 
-def _fit(result: Peak, name: str, usable: float) -> GpuFit:
-    share = result.process / GIB / usable
-    verdict: Literal["fits", "tight", "does_not_fit"] = (
-        "fits" if share < 0.9 else "tight" if share < 1 else "does_not_fit"
-    )
-    probability = min(0.99, max(0.01, 0.5 + (1 - share) * 3))
-    return GpuFit(gpu=name, memory_gib=usable, verdict=verdict, probability=round(probability, 2))
+def _assumptions(job: Job, result: Peak | None) -> list[str]:
+    out = [f"the longest batch: {job.batch} rows of {job.length} tokens", f"shape from {job.shape.source}"]
+    if job.loss == "trl_chunked":
+        out.append("TRL 1.16's chunked loss: no logits tensor")
+    if job.lengths_vary:
+        out.append("rows of different lengths: the allocator keeps blocks of several sizes")
+    if not job.shape.family.exact or job.shape.moe:
+        out.append(f"model type {job.shape.model_type!r} stands on a generic decoder; pass trace for its own code")
+    if job.num_gpus > 1:
+        out.append(f"figures are for each of {job.num_gpus} GPUs, {job.sharding}")
+    if result is not None and result.method_used == "traced":
+        out.append("traced with the installed transformers, PEFT and TRL")
+    return out
 
 
-def _levers(job: Job, result: Peak) -> list[Lever]:
-    out = []
-    if not job.checkpointing:
-        out.append(("activation_checkpointing true", job.but(checkpointing=True), "about a third more time"))
-    if job.batch > 1:
-        out.append(
-            (f"batch_size {job.batch // 2}, doubled accumulation", job.but(batch=job.batch // 2), "slower steps")
-        )
-    if job.method == "lora" and job.quant == "none":
-        out.append(("method qlora", job.but(quant="nf4-dq"), "slower; slightly lower quality"))
-    rows = [
-        Lever(change=c, frees_gib=round((result.allocated - peak(j).allocated) / GIB, 2), cost=w) for c, j, w in out
-    ]
-    return sorted((row for row in rows if row.frees_gib > 0), key=lambda row: -row.frees_gib)
+def _next(rows: list, gpu: Gpu | None) -> str:
+    smallest = next((row for row in rows if row.verdict == "fits"), None)
+    if gpu is not None and smallest is None:
+        return "Call estimate_vram again with one of the levers, or a larger gpu."
+    if smallest is None:
+        return "Call estimate_vram again with one of the levers, or with num_gpus and sharding fsdp."
+    return f"Call render_training_script with these settings; the smallest GPU that fits is {smallest.gpu}."

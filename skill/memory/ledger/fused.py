@@ -85,7 +85,7 @@ def qkv(t: Tape, x: Tensor, parts: list[Projection]) -> list[Tensor]:
 
 def output(t: Tape, x: Tensor, p: Projection) -> Tensor:
     """LoRA_W on the output projection."""
-    rows, n, w = x.n // p.spec.n_in, x.n, x.w
+    rows, w = x.n // p.spec.n_in, x.w
     out, dropped = _project(t, x, p, None)
 
     def backward(g: Tensor, _keep: object = (x.storage, dropped)) -> Sequence[Tensor | None]:

@@ -127,14 +127,12 @@ class LitLayer:
         stash: list[Tensor] = []
         whole = t.record(Tensor(qkv.storage, 0, w), (qkv,), lambda g: (stash.clear(), t.new(n, w))[1:])
 
-        def part(width: int) -> Tensor:
-            def collect(g: Tensor) -> Sequence[Tensor]:
-                stash.append(g)
-                return (Tensor(None, 0, 1),)
+        def collect(g: Tensor) -> Sequence[Tensor]:
+            stash.append(g)
+            return (Tensor(None, 0, 1),)
 
-            return t.record(Tensor(qkv.storage, rows * width, w), (whole,), collect)
-
-        q, k, v = part(s.q_width), part(s.kv_width), part(s.kv_width)
+        widths = (s.q_width, s.kv_width, s.kv_width)
+        q, k, v = (t.record(Tensor(qkv.storage, rows * width, w), (whole,), collect) for width in widths)
         del qkv, whole
         if grouped:
             q = copy(t, q)
@@ -189,8 +187,6 @@ def head_and_loss(t: Tape, job: Job, x: Tensor, head: LitLinear) -> tuple[Tensor
             return (Tensor(None, 0, 1),)
 
         part = t.record(Tensor(x.storage, tokens * s.hidden, w), (whole,), collect)
-        if job.batch > 1:
-            pass  # a strided view: the linear makes it contiguous, one chunk at a time
         logits.append(head(t, part))
     del x, whole, part
     # Fabric converts the outputs of a module to the default dtype: float32 logits

@@ -89,7 +89,8 @@ def linear(
     rows = x.n // n_in
     xw, yw = x.w, w or x.w
     needs_x, needs_w = x.node is not None, weight.node is not None
-    keep = x.storage if needs_w or (keep_input and needs_x) else None
+    # An autocast copy of the weight lives as long as backward needs it; a parameter's own storage is None here.
+    keep = (x.storage if needs_w or (keep_input and needs_x) else None, weight.storage if needs_x else None)
     nw, ww = weight.n, weight.w
     has_bias = bias is not None and bias.node is not None
     scratch = t.new(extra, 1) if extra else None

@@ -76,7 +76,7 @@ def _fsdp(job: Job, n: int) -> Plan:
         master_width=master if full else 0,
         unit=layer_bytes(low),
         root=outer_bytes(low),
-        retains_inputs=not full and job.checkpointing,
+        retains_inputs=not full and job.checkpointing and job.reentrant,
         step_factor=(master / job.width if full else 1.0) / n,
     )
 

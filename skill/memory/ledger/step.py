@@ -61,6 +61,8 @@ class _Walk:
             outer.base(s.positions * s.hidden)
         self.norm = Norm(outer, s.hidden)
         self.head = self.embedding if s.tied else outer.base(s.embedding)
+        if job.kbit_embeddings_low:
+            self.embedding.w = self.head.w = job.width
         if job.head_width and self.head.node is None:
             self.head = Tensor(None, self.head.n, job.head_width)
         if job.engine == "litgpt":
@@ -116,7 +118,7 @@ class _Walk:
         ledger.mark("forward")
         tokens = job.tokens
         self.inputs = t.new(tokens * (3 if job.padded else 2), 8)
-        x = t.new(tokens * s.hidden, job.width if job.kbit_embeddings_low else self.embedding.w)
+        x = t.new(tokens * s.hidden, self.embedding.w)
         if self.embedding.node is not None:
             n, w = self.embedding.n, self.embedding.w
             x = t.record(x, (self.embedding,), lambda g: (t.new(n, w),))
@@ -130,11 +132,18 @@ class _Walk:
         tables = (t.new(table, x.w), t.new(table, x.w))
         self.mask = t.new(job.batch * job.length * job.length, x.w) if job.materialised_mask else None
         self.bulk: Storage | None = None
+        self.copies: Storage | None = None
         for i, layer in enumerate(self.layers):
             before = ledger.live
             x = self._layer(layer, x, tables)
+            if layer is self.middle and self.skipped and not job.checkpointing:
+                x = t.record(x.view(), (x,), self._reached_middle)
             if i == 1 and self.skipped:
-                self.bulk = Storage(ledger, (ledger.live - before) * self.skipped)
+                # autocast's weight copies die with the forward unless backward needs them
+                copies = sum(c.storage.block for c in layer.weights.cache.values() if c.storage)
+                copies = copies if job.checkpointing else 0
+                self.copies = Storage(ledger, copies * self.skipped)
+                self.bulk = Storage(ledger, (ledger.live - copies * self.skipped - before - copies) * self.skipped)
         ledger.mark("loss")
         x = self.norm(t, x)
         del embeddings
@@ -165,16 +174,22 @@ class _Walk:
     def _backward(self, loss: Tensor) -> None:
         ledger = self.ledger
         self.outer.cache.clear()
+        self.copies = None
         for layer in self.layers:
             layer.weights.cache.clear()
         ledger.mark("backward")
         self.middle.on_backward = self._release
         self.tape.backward(loss, self.tape.new(1, 4))
         self._release()
+        self.middle.on_backward = None  # it refers back to this object
         self.logits = self.inputs = self.mask = None
         for parameter in self.outer.trained:
             self._settle(parameter)
         self.retained.clear()
+
+    def _reached_middle(self, g: Tensor) -> tuple[Tensor]:
+        self._release()
+        return (g,)
 
     def _release(self) -> None:
         """Between the last and the middle layer's backward the skipped layers' saved tensors go and their gradients
@@ -274,4 +289,5 @@ class _Walk:
             saved = min(rest, job.shape.layers * job.tokens * job.shape.hidden * self.embedding.w)
             parts["checkpoints"], rest = saved, rest - saved
         parts[name] = rest
-        return Step(peak, parts, at, base, ledger.events)
+        events, ledger.events, ledger.keep_events = ledger.events, [], False  # what dies later is not of this step
+        return Step(peak, parts, at, base, events)

@@ -23,6 +23,23 @@ class Traced:
     allocated: int
     static: int
     label: str
+    phases: dict[str, int]
+
+
+def traced(job: Job) -> dict[str, int | str]:
+    """Full depth from two and three layers: what a middle layer adds to the static bytes and to the peak of each phase
+    is the same for every layer, so each phase extrapolates linearly; the step's peak is the largest."""
+    depth = job.shape.layers
+    if depth <= 3:
+        only = run(job, depth)
+        return {"allocated": only.allocated, "static": only.static, "label": only.label}
+    two, three = run(job, 2), run(job, 3)
+    phases = {}
+    for label in set(two.phases) & set(three.phases):
+        phases[label] = two.phases[label] + (depth - 2) * (three.phases[label] - two.phases[label])
+    label = max(phases, key=lambda name: phases[name])
+    static = two.static + (depth - 2) * (three.static - two.static)
+    return {"allocated": phases[label], "static": static, "label": label}
 
 
 def run(job: Job, layers: int) -> Traced:
@@ -38,8 +55,9 @@ def run(job: Job, layers: int) -> Traced:
     trained = [p for p in model.parameters() if p.requires_grad]
     states = sum(state_bytes(p.numel(), p.element_size(), job) for p in trained)
     tracker.live += states
-    tracker.peak = static = tracker.live
+    static = tracker.live
     autocast = Autocast(DTYPES[job.autocast]) if job.autocast else None
+    _mark_layers(model, layers, tracker)
     if autocast is not None and job.checkpointing:
         _recompute_under(model, autocast)
     keep: Any = None
@@ -49,27 +67,57 @@ def run(job: Job, layers: int) -> Traced:
         stack.enter_context(_no_causal_mask())
         stack.enter_context(tracker)
         for _ in range(2 if job.accumulation > 1 else 1):
-            tracker.label = "forward"
+            tracker.enter("forward")
             ids = torch.zeros((job.batch, job.length), dtype=torch.long, device="meta")
             inputs = {"input_ids": ids, "labels": ids.clone()}
             if job.padded:
                 inputs["attention_mask"] = torch.ones((job.batch, job.length), dtype=torch.long, device="meta")
             with autocast.on() if autocast else contextlib.nullcontext():
-                out = model(**inputs, fused_lm_head=True) if job.loss == "trl_chunked" else model(**inputs, use_cache=False)
+                out = (
+                    model(**inputs, fused_lm_head=True)
+                    if job.loss == "trl_chunked"
+                    else model(**inputs, use_cache=False)
+                )
             loss = out.loss
             keep = out if job.outputs_alive else None
             del out
-            tracker.label = "backward"
+            tracker.enter("backward")
             loss.backward()
             del loss, inputs, ids
             keep = None
-        tracker.label = "optimizer"
+        tracker.enter("optimizer")
         sizes = step_temporary([Tensor(None, p.numel(), p.element_size()) for p in trained], job)
         top = tracker.live + sum(block_bytes(size) for size in sizes)
-        if top > tracker.peak:
-            tracker.peak, tracker.peak_label = top, "optimizer"
+        tracker.phases["optimizer"] = max(tracker.phases["optimizer"], top)
     del keep, workspaces
-    return Traced(tracker.peak, static, tracker.peak_label)
+    label = max(tracker.phases, key=lambda name: tracker.phases[name])
+    return Traced(tracker.phases[label], static, label, tracker.phases)
+
+
+def _mark_layers(model: Any, layers: int, tracker: Tracker) -> None:
+    """Phases end at the first and last layer, forward and backward, so that depth is linear inside each."""
+    stack = next(m for m in model.modules() if isinstance(m, torch.nn.ModuleList) and len(m) == layers)
+
+    def backward_reached(gradient: torch.Tensor) -> None:
+        tracker.enter("backward layers")
+
+    def last_done(module: Any, args: Any, out: Any) -> None:
+        if tracker.label.startswith("forward"):
+            tracker.enter("forward end")
+        value = out[0] if isinstance(out, tuple) else out
+        if isinstance(value, torch.Tensor) and value.requires_grad:
+            value.register_hook(backward_reached)
+
+    def first_entered(gradient: torch.Tensor) -> None:
+        tracker.enter("backward first layer")
+
+    def first_done(module: Any, args: Any, out: Any) -> None:
+        value = out[0] if isinstance(out, tuple) else out
+        if isinstance(value, torch.Tensor) and value.requires_grad:
+            value.register_hook(first_entered)
+
+    stack[layers - 1].register_forward_hook(last_done)
+    stack[0].register_forward_hook(first_done)
 
 
 def _recompute_under(model: Any, autocast: Autocast) -> None:

@@ -31,12 +31,13 @@ WORKSPACES: dict[Any, Callable[..., int]] = {
 
 
 class Tracker(TorchDispatchMode):
-    """Live and peak bytes in allocator blocks, with the label current at the peak, and the event list for a replay."""
+    """Live bytes in allocator blocks, the peak of each phase, and the event list for a replay."""
 
     def __init__(self, experts: int = 1) -> None:
         super().__init__()
-        self.live = self.peak = 0
-        self.label = self.peak_label = "static"
+        self.live = 0
+        self.label = "static"
+        self.phases: dict[str, int] = {"static": 0}
         self.events: list[tuple[int, int]] = []
         self.experts = max(1, experts)
         self._known: dict[int, tuple[int, Any]] = {}
@@ -62,8 +63,13 @@ class Tracker(TorchDispatchMode):
         self._known[key] = (number, weakref.ref(storage, gone))
         self.live += block
         self.events.append((number, nbytes))
-        if self.live > self.peak:
-            self.peak, self.peak_label = self.live, self.label
+        if self.live > self.phases[self.label]:
+            self.phases[self.label] = self.live
+
+    def enter(self, label: str) -> None:
+        """What follows belongs to the phase `label`."""
+        self.label = label
+        self.phases[label] = max(self.live, self.phases.get(label, 0))
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -87,7 +93,7 @@ class Tracker(TorchDispatchMode):
     def _accumulates(self, args: Any) -> bool:
         """The engine's sum of two gradients: in place when nobody else holds the first (torch/csrc/autograd/
         input_buffer.cpp), which it does not do under a dispatch mode. Two owners: the tensor and the object asked."""
-        if self.label != "backward" or torch.is_grad_enabled() or not isinstance(args[1], torch.Tensor):
+        if not self.label.startswith("backward") or torch.is_grad_enabled() or not isinstance(args[1], torch.Tensor):
             return False
         held, value = args[0], args[1]
         if held.shape != value.shape or held.dtype != value.dtype or held.device.type != "meta":
