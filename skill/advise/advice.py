@@ -39,7 +39,6 @@ class CheaperFirst(Part):
     """The cheaper alternative, and how to measure it before training anything."""
 
     what: str
-    call: Call | None = None
 
 
 class Choice(Part):

@@ -227,14 +227,10 @@ def _cheaper(verdict: str, tuning: TuningPlan | None) -> CheaperFirst | None:
             what="Paste the right passage into the prompt by hand for 20 questions: if that answers them, "
             "only retrieval is missing; if all sources fit the context window, no index is needed."
         )
-    if tuning.render is None:
-        return CheaperFirst(what="Score the untuned model with a few-shot prompt on 50-100 held-out rows first.")
-    name = tuning.render.arguments["run_name"]
-    what = (
-        "The untuned model on the held-out rows: render first (it trains nothing), with a few-shot system prompt as "
-        "data.system, then this call. If the base meets the target, stop."
+    return CheaperFirst(
+        what="Score the untuned model with a few-shot prompt on 50-100 held-out rows first; if that meets the target, "
+        "stop. run_eval measures the same base, without examples in the prompt, beside the tuned model."
     )
-    return CheaperFirst(what=what, call=Call(tool="run_eval", arguments={"run_id": name, "candidates": ["base"]}))
 
 
 def _next_step(verdict: str, tuning: TuningPlan | None, query: ApproachQuery) -> str:

@@ -10,6 +10,7 @@ from mcp.server.mcpserver.tools import Tool
 
 from mcp_server.app import TunesmithServer
 from mcp_server.errors import argument_problems, text_of
+from mcp_server.server import build_server
 from skill.errors import ConflictError
 
 pytestmark = pytest.mark.anyio
@@ -61,3 +62,23 @@ async def test_a_moved_name_points_at_its_place_here():
 
 def test_an_error_without_hint_has_no_empty_line():
     assert text_of(ConflictError("Busy.")) == "conflict: Busy."
+
+
+@pytest.mark.parametrize("task", ["answer support mail as strict JSON", "play chess", "cite our changing price list"])
+async def test_a_call_that_the_advice_offers_is_one_that_the_tools_take(ws, task):
+    async with Client(build_server(), read_timeout_seconds=60) as client:
+        advice = (await client.call_tool("recommend_approach", {"task": task, "examples": 600})).structured_content
+        schemas = {tool.name: tool.input_schema for tool in (await client.list_tools()).tools}
+    for call in calls_in(advice):
+        assert set(call["arguments"]) <= set(schemas[call["tool"]]["properties"])
+        assert set(schemas[call["tool"]]["required"]) <= set(call["arguments"])
+
+
+def calls_in(value: object) -> list[dict]:
+    """Every {"tool": ..., "arguments": ...} in a result."""
+    if isinstance(value, list):
+        return [call for item in value for call in calls_in(item)]
+    if not isinstance(value, dict):
+        return []
+    here = [value] if set(value) == {"tool", "arguments"} else []
+    return here + [call for item in value.values() for call in calls_in(item)]
