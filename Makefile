@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 # One BLAS thread a process in tests: several small processes at once are faster than one that spins.
 TEST_ENV := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE TOKENIZERS_PARALLELISM=false
 
-.PHONY: help demo test quick check format types lint bench setup clean build chaos memory-forms
+.PHONY: help demo test quick check format types lint bench setup clean build chaos conformance memory-forms
 help:            ## this list
 	@grep -hE '^[a-z-]+: .*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
@@ -38,6 +38,9 @@ check: lint types test ## what CI runs
 format: setup    ## rewrite to the house style
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+conformance: setup ## the official MCP checks, Inspector and TypeScript clients (needs npm)
+	$(BIN)/python tests/mcp/conformance/run.py
 
 chaos: setup     ## 1000 seeded kills of server, supervisor and trainer; the last line counts what was lost
 	$(TEST_ENV) $(BIN)/python -m tests.runs.chaos --kills 1000
