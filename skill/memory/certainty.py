@@ -38,7 +38,7 @@ def spread(job: Job) -> float:
     if job.engine == "torchtune" or job.optimizer_in_backward:
         return 0.06
     if job.shape.moe:
-        return 0.06
+        return 0.06  # routing is never even
     if job.sharding not in ("none", "ddp") or job.num_gpus > 1:
         return 0.012 if job.sharding == "fsdp" else 0.15
     if job.engine == "litgpt":

@@ -6,6 +6,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 from skill.memory.job import BYTES, Job
 from skill.memory.ledger.attention import KERNELS
@@ -292,10 +293,16 @@ class Layer:
         shape = job.shape
         f = shape.family
         self.attention = Attention(weights)
-        self.mlp = Mlp(weights)
+        if shape.moe and f.gated:
+            from skill.memory.ledger.experts import MoeMlp
+
+            self.mlp: Any = MoeMlp(weights)
+        else:
+            self.mlp = Mlp(weights)
         count = max(1, f.norms_per_layer)
         self.norms = [Norm(weights, shape.hidden) for _ in range(count)]
-        self.mlp.projections[-1].last = count == 2 and not f.parallel
+        if isinstance(self.mlp, Mlp):
+            self.mlp.projections[-1].last = count == 2 and not f.parallel
         self.on_backward: Callable[[], None] | None = None
 
     def before_backward(self) -> None:
