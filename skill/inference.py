@@ -151,9 +151,8 @@ def use_threads(spec: RunSpec) -> int:
     """One pool of as many threads as the run was given, or as there are cores."""
     import torch
 
-    count = (
-        spec.launch.num_threads or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    )
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    count = spec.launch.num_threads or cores
     torch.set_num_threads(count or 1)
     return count or 1
 
