@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import html
-import json
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from skill.errors import TunesmithError
-from skill.runs import metrics
+from skill.runs import metrics, verdict
 from skill.runs.curves import chart
-from skill.runs.logs import clean, redact
+from skill.runs.page import flat, table, text
 from skill.runs.preview import preview_file
 from skill.runs.store import events, load, read_object
 from skill.workspace import RunDir, write_atomic
-
-SAMPLES = 3
-SAMPLE_CHARACTERS = 1200
 
 
 def write_report(run: RunDir) -> Path:
@@ -28,12 +23,12 @@ def write_report(run: RunDir) -> Path:
     status = summary(run)
     sections = [
         _head(run, status),
-        _verdict(run),
+        verdict.section(run),
         _curves(run),
-        _table("Result", _result(run, status)),
+        table("Result", _result(run, status)),
         _memory(run, status),
         _data(run),
-        _table("Configuration", _flat(_config(run))),
+        table("Configuration", flat(_config(run))),
         _history(run),
     ]
     path = run.path / "report.html"
@@ -46,7 +41,7 @@ def _page(title: str, body: str) -> str:
 <html lang="en"><head><meta charset="utf-8">
 <meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{_text(title)} · Tunesmith run report</title><style>{STYLE}</style></head><body><main>
+<title>{text(title)} · Tunesmith run report</title><style>{STYLE}</style></head><body><main>
 {body}<footer>Written by Tunesmith on {time.strftime("%Y-%m-%d %H:%M %Z")}.</footer></main></body></html>
 """
 
@@ -76,43 +71,26 @@ polyline.loss { stroke: var(--loss); }
 polyline.eval { stroke: var(--eval); }
 circle.loss, tspan.loss { fill: var(--loss); }
 circle.eval, tspan.eval { fill: var(--eval); }
+.words { font-size: 1.1rem; }
+.better { color: var(--good); }
+.worse { color: var(--bad); }
+.interval line { stroke: var(--soft); }
+.interval rect { fill: var(--loss); }
+.interval circle { fill: var(--ink); }
+td.number, th.number { text-align: right; white-space: nowrap; }
+.sample { margin-bottom: 1.2rem; }
+.sample th { width: 6rem; }
+details { margin-top: .8rem; }
+summary { color: var(--soft); cursor: pointer; }
 """.strip()
-
-
-def _text(value: object) -> str:
-    return html.escape(clean(str(value), limit=4000), quote=True)
-
-
-def _block(value: object) -> str:
-    """Text of a dataset or a model, line breaks kept."""
-    lines = redact(str(value)[:SAMPLE_CHARACTERS]).splitlines()
-    return "<pre>" + html.escape("\n".join(clean(line, limit=SAMPLE_CHARACTERS) for line in lines)) + "</pre>"
-
-
-def _table(title: str, rows: Mapping[str, object]) -> str:
-    shown = {key: value for key, value in rows.items() if value not in (None, "", [], {})}
-    if not shown:
-        return ""
-    body = "".join(f"<tr><th>{_text(key)}</th><td>{_text(value)}</td></tr>" for key, value in shown.items())
-    return f"<h2>{_text(title)}</h2><table>{body}</table>\n"
-
-
-def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, object]:
-    out: dict[str, object] = {}
-    for key, item in value.items():
-        if isinstance(item, Mapping):
-            out |= _flat(item, f"{prefix}{key}.")
-        elif item is not None:
-            out[f"{prefix}{key}"] = item if isinstance(item, str | int | float) else json.dumps(item, default=str)
-    return out
 
 
 def _head(run: RunDir, status: Mapping[str, Any]) -> str:
     state = str(status["state"])
-    why = f"<p>{_text(status['reason'])}</p>" if status.get("reason") else ""
+    why = f"<p>{text(status['reason'])}</p>" if status.get("reason") else ""
     found = status.get("diagnosis")
-    ill = f"<p>Diagnosis: <b>{_text(found['cause'])}</b>. {_text(found['fix'])}</p>" if found else ""
-    return f"<h1>{_text(run.name)}</h1><p>Training <b class='{_text(state)}'>{_text(state)}</b></p>{why}{ill}\n"
+    ill = f"<p>Diagnosis: <b>{text(found['cause'])}</b>. {text(found['fix'])}</p>" if found else ""
+    return f"<h1>{text(run.name)}</h1><p>Training <b class='{text(state)}'>{text(state)}</b></p>{why}{ill}\n"
 
 
 def _config(run: RunDir) -> dict[str, Any]:
@@ -165,7 +143,7 @@ def _memory(run: RunDir, status: Mapping[str, Any]) -> str:
     planned = read_object(preview_file(run)) or {}
     memory, duration = planned.get("memory") or {}, planned.get("time") or {}
     result = read_object(run.path / "result.json") or {}
-    return _table(
+    return table(
         "Estimate and measurement",
         {
             "memory estimated, GiB": memory.get("needed_gib"),
@@ -182,25 +160,7 @@ def _data(run: RunDir) -> str:
     manifest = read_object(run.data / "manifest.json") or {}
     start = metrics.start_line(run.metrics)
     counted = {key: start.get(key) for key in ("rows", "trained_tokens", "context_tokens", "rows_too_long")}
-    return _table("Data", {**_flat(manifest), **counted})
-
-
-def _verdict(run: RunDir) -> str:
-    report = read_object(run.evaluation / "report.json")
-    if report is None:
-        return ""
-    samples = report.get("samples")
-    facts = _flat({key: value for key, value in report.items() if key not in ("samples", "rows", "next_step")})
-    return _table("Verdict on held-out rows", facts) + _samples(samples if isinstance(samples, list) else [])
-
-
-def _samples(samples: list[Any]) -> str:
-    shown = [sample for sample in samples if isinstance(sample, Mapping)][:SAMPLES]
-    parts = []
-    for sample in shown:
-        rows = "".join(f"<tr><th>{_text(key)}</th><td>{_block(value)}</td></tr>" for key, value in sample.items())
-        parts.append(f"<table>{rows}</table><br>")
-    return f"<h2>Sample answers</h2>{''.join(parts)}\n" if parts else ""
+    return table("Data", {**flat(manifest), **counted})
 
 
 def _history(run: RunDir) -> str:
@@ -209,5 +169,5 @@ def _history(run: RunDir) -> str:
         stamp = metrics.number(event, "t")
         when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(stamp)) if stamp is not None else ""
         what = f"{event.get('job')} attempt {event.get('attempt')}: {event.get('to')}"
-        rows.append(f"<tr><th>{_text(when)}</th><td>{_text(what)} {_text(event.get('reason') or '')}</td></tr>")
+        rows.append(f"<tr><th>{text(when)}</th><td>{text(what)} {text(event.get('reason') or '')}</td></tr>")
     return f"<h2>History</h2><table>{''.join(rows)}</table>\n" if rows else ""

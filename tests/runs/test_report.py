@@ -83,3 +83,15 @@ def test_a_curve_with_numbers_that_are_none_has_a_gap():
     assert "a&lt;b" in drawn
     assert chart([("loss", "loss", [Point(1, math.nan)])], label="x") == ""
     assert json.dumps(drawn)
+
+
+def test_the_verdict_is_said_drawn_and_tabled(make_run: MakeRun):
+    run = make_run()
+    figures = {"base": 0.1, "tuned": 0.6, "difference": 0.5, "ci95": [0.4, 0.6]}
+    report = {"verdict": "better", "words": "It is better.", "metric": "exact_match", "metric_reason": "short labels"}
+    write_json(run.evaluation / "report.json", report | figures | {"also": {"f1": figures}})
+    page = write_report(run).read_text(encoding="utf-8")
+    assert "Difference +0.500, 95 % interval +0.400 to +0.600" in page
+    text = " ".join(Reader(page).text)
+    for expected in ("It is better.", "exact_match", "f1", "+0.400 to +0.600", "short labels"):
+        assert expected in text, expected
