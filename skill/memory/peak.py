@@ -8,8 +8,10 @@ from typing import Literal
 
 from skill.memory.certainty import sharding_overhead
 from skill.memory.job import Job
-from skill.memory.ledger import run
+from skill.memory.forms import beyond_static
+from skill.memory.ledger import Step, run
 from skill.memory.ledger.allocator import Allocator
+from skill.memory.ledger.step import Walk
 
 GIB = 1 << 30
 # What a process holds outside PyTorch's allocator: CUDA context, kernels, cuBLAS and cuDNN handles. nvidia-smi minus
@@ -39,12 +41,20 @@ class Peak:
 @functools.lru_cache(maxsize=1024)
 def peak(job: Job, *, compute_capability: str | None = None, quick: bool = False) -> Peak:
     """Peak bytes of one training step of `job`. `quick` skips the allocator replay (reserved by a ratio)."""
-    step = run(job)
+    step, method_used = _step(job)
     cached = step.allocated * 0.06 if quick else reserved_above(job)
     reserved = step.allocated + cached
     context = CONTEXT_GIB.get(compute_capability or "", DEFAULT_CONTEXT_GIB) * GIB
     process = reserved + context + sharding_overhead(job, step.allocated)
-    return Peak(step.allocated, reserved, process, cached, context, step.parts, step.peak_at, "analytic")
+    return Peak(step.allocated, reserved, process, cached, context, step.parts, step.peak_at, method_used)
+
+
+def _step(job: Job) -> tuple[Step, Literal["closed_form", "analytic"]]:
+    """By the compiled form where there is one, else by walking the step on the ledger."""
+    form = beyond_static(job)
+    if form is None:
+        return run(job), "analytic"
+    return Walk(job, full=False).known(*form), "closed_form"
 
 
 @functools.lru_cache(maxsize=256)

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from skill.memory.job import Job
 from skill.memory.ledger.static import layer_bytes, model_bytes, outer_bytes
-from skill.memory.ledger.tape import Ledger, Storage, Tensor
+from skill.memory.ledger.tape import Ledger, Storage
 
 ZERO_BUCKET = 500_000_000
 ZERO3_LIVE = 1_000_000_000
@@ -43,11 +43,14 @@ class Plan:
         """Bytes of a trained parameter where the optimizer sees it."""
         return self.master_width or w
 
-    def states(self, whole: int, trained: list[Tensor]) -> int:
-        return int(whole * self.state_factor + self.extra_states_per_element * sum(p.n for p in trained))
+    def states(self, whole: int, elements: int) -> int:
+        """Optimizer states, from their unsharded bytes and the trained elements."""
+        if self.state_factor == 1:
+            return whole
+        return int(whole * self.state_factor + self.extra_states_per_element * elements)
 
     def gradients(self, whole: int) -> int:
-        return int(whole * self.gradient_factor)
+        return whole if self.gradient_factor == 1 else int(whole * self.gradient_factor)
 
 
 def plan(job: Job) -> Plan:

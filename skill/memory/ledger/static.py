@@ -101,9 +101,7 @@ def state_bytes(n: int, w: int, job: Job) -> int:
     return 2 * block_bytes(n * w) + (512 if kind == "adamw_fused" else 0)
 
 
-def step_temporary(trained: list[Tensor], job: Job) -> list[int]:
+def step_temporary(parameter: Tensor, job: Job) -> int:
     """torch AdamW foreach: sqrt of exp_avg_sq for all parameters at once, then divided in place
     (torch/optim/adam.py _multi_tensor_adam). Fused and 8-bit kernels need nothing."""
-    if job.optimizer != "adamw_foreach":
-        return []
-    return [p.n * p.w for p in trained]
+    return parameter.n * parameter.w if job.optimizer == "adamw_foreach" else 0

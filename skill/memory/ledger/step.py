@@ -8,6 +8,7 @@ events for the allocator replay.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from skill.memory.job import Job
@@ -39,10 +40,12 @@ class Step:
 
 def run(job: Job, *, full: bool = False) -> Step:
     """Walk one step of `job`."""
-    return _Walk(job, full=full).step()
+    return Walk(job, full=full).step()
 
 
-class _Walk:
+class Walk:
+    """The state of one walk; `run` is the way in."""
+
     def __init__(self, job: Job, *, full: bool) -> None:
         self.job, s = job, job.shape
         self.ledger = ledger = Ledger(keep_events=full)
@@ -76,19 +79,24 @@ class _Walk:
         self.fixed += [Storage(self.ledger, size) for size in sizes]
         self.parts[name] = self.parts.get(name, 0) + self.ledger.live - before
 
-    def step(self) -> Step:
+    def begin(self) -> int:
+        """Book what is there before the step; its bytes."""
         ledger, job, split = self.ledger, self.job, self.plan
         workspace = CUBLAS_WORKSPACE if job.workspace is None else job.workspace
         self._book("cublas_workspace", workspace, workspace)
-        inner = [p for k in self.layers for p in k.weights.trained] + self.middle.weights.trained * self.skipped
-        trained = inner + self.outer.trained
+        explicit = [p for k in self.layers for p in k.weights.trained] + self.outer.trained
+
+        def total(size: Callable[[Tensor], int]) -> int:
+            """Over all trained parameters: those walked, and the skipped layers' by the middle one's."""
+            middle = sum(size(p) for p in self.middle.weights.trained)
+            return sum(size(p) for p in explicit) + middle * self.skipped
+
         self._fixed("weights", split.weights)
-        adapters = sum(block_bytes(p.n * p.w) for p in trained) if job.method != "full" else 0
+        adapters = total(lambda p: block_bytes(p.n * p.w)) if job.method != "full" else 0
         self._fixed("adapters", adapters // split.parameter_shards)
-        self._fixed("optimizer", split.states(sum(state_bytes(p.n, split.master(p.w), job) for p in trained), trained))
-        self.gradients = (
-            0 if job.optimizer_in_backward else split.gradients(sum(block_bytes(p.n * p.w) for p in trained))
-        )
+        states = total(lambda p: state_bytes(p.n, split.master(p.w), job))
+        self._fixed("optimizer", split.states(states, total(lambda p: p.n)))
+        self.gradients = 0 if job.optimizer_in_backward else split.gradients(total(lambda p: block_bytes(p.n * p.w)))
         self.middle_gradients = split.gradients(sum(block_bytes(p.n * p.w) for p in self.middle.weights.trained))
         self.persistent = job.accumulation > 1 and not job.optimizer_in_backward
         if self.persistent:
@@ -96,7 +104,19 @@ class _Walk:
             for parameter in [p for k in self.layers for p in k.weights.trained] + self.outer.trained:
                 parameter.node.keep = False  # type: ignore[union-attr]  # added in place to what exists
         ledger.peak, ledger.peak_label = ledger.live, "static"
-        base = ledger.live
+        self.temporary = total(lambda p: block_bytes(step_temporary(p, job)))
+        return ledger.live
+
+    def known(self, beyond: float, at: str) -> Step:
+        """The step whose peak a closed form gives: `beyond` the fixed bytes, in phase `at`."""
+        base = self.begin()
+        self.ledger.peak, self.ledger.peak_label = base + int(beyond), at
+        return self._result(base)
+
+    def step(self) -> Step:
+        """Walk it."""
+        ledger, job, split = self.ledger, self.job, self.plan
+        base = self.begin()
         buffers = Storage(ledger, split.buffers)
         root = Storage(ledger, split.root)
         loss = self._forward()
@@ -104,7 +124,8 @@ class _Walk:
         del loss, root
         ledger.mark("optimizer")
         if split.step_factor and not job.optimizer_in_backward:
-            scratch = [Storage(ledger, int(b * split.step_factor)) for b in step_temporary(trained, job)]
+            whole = self.temporary
+            scratch = Storage(ledger, whole if split.step_factor == 1 else int(whole * split.step_factor))
             del scratch
         del buffers
         return self._result(base)
@@ -289,5 +310,7 @@ class _Walk:
             saved = min(rest, job.shape.layers * job.tokens * job.shape.hidden * self.embedding.w)
             parts["checkpoints"], rest = saved, rest - saved
         parts[name] = rest
+        self.trail = ledger.trail or []
+        ledger.trail = None
         events, ledger.events, ledger.keep_events = ledger.events, [], False  # what dies later is not of this step
         return Step(peak, parts, at, base, events)

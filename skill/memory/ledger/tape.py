@@ -21,6 +21,8 @@ def block_bytes(n: int) -> int:
     2 MiB-rounded segment when it is too small to split off (kSmallSize)."""
     if n <= 0:
         return 0
+    if n.__class__ is not int:  # a symbolic size (skill.memory.forms): compiled forms do not round
+        return n
     n = (n + 511) & ~511
     if n < LARGE_SEGMENT:
         return n
@@ -31,10 +33,11 @@ def block_bytes(n: int) -> int:
 class Ledger:
     """Live and peak bytes, and at the peak what each label held. `events` (when kept) feeds the allocator replay."""
 
-    __slots__ = ("events", "keep_events", "label", "live", "marks", "next_id", "peak", "peak_label")
+    __slots__ = ("events", "keep_events", "label", "live", "marks", "next_id", "peak", "peak_label", "trail")
 
     def __init__(self, *, keep_events: bool = False) -> None:
         self.live = 0
+        self.trail: list[tuple[str, int]] | None = None  # live bytes at each symbolic allocation
         self.peak = 0
         self.peak_label = ""
         self.label = ""
@@ -53,11 +56,16 @@ class Storage:
     __slots__ = ("block", "id", "ledger")
 
     def __init__(self, ledger: Ledger, nbytes: int) -> None:
-        n = (nbytes + 511) & ~511
-        if n >= 10485760:
-            segment = (n + 2097151) & ~2097151
-            if segment - n <= 1048576:
-                n = segment
+        if nbytes.__class__ is int:
+            n = (nbytes + 511) & ~511
+            if n >= 10485760:
+                segment = (n + 2097151) & ~2097151
+                if segment - n <= 1048576:
+                    n = segment
+        else:
+            n = nbytes
+            if ledger.trail is not None:
+                ledger.trail.append((ledger.label, ledger.live + n))
         self.block = n
         self.ledger = ledger
         ledger.live += n

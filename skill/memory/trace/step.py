@@ -86,7 +86,7 @@ def run(job: Job, layers: int) -> Traced:
             del loss, inputs, ids
             keep = None
         tracker.enter("optimizer")
-        sizes = step_temporary([Tensor(None, p.numel(), p.element_size()) for p in trained], job)
+        sizes = [step_temporary(Tensor(None, p.numel(), p.element_size()), job) for p in trained]
         top = tracker.live + sum(block_bytes(size) for size in sizes)
         tracker.phases["optimizer"] = max(tracker.phases["optimizer"], top)
     del keep, workspaces
