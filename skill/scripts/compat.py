@@ -9,6 +9,7 @@ from __future__ import annotations
 # (class, argument) -> replacement. "*" stands for any trainer config (SFTConfig, DPOConfig, TrainingArguments, ...).
 ARGUMENTS: dict[tuple[str, str], str] = {
     ("*", "max_seq_length"): "max_length",
+    ("*", "tokenizer"): "processing_class",
     ("*", "evaluation_strategy"): "eval_strategy",
     ("*", "warmup_ratio"): "warmup_steps (below 1 = share of the run)",
     ("*", "no_cuda"): "use_cpu",

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from skill.scripts.context import EVALUATIONS, eval_steps, pins, total_steps
+from skill.scripts.context import EVALUATIONS, eval_steps, pins, sampled_rows, total_steps
 from skill.scripts.verify import RULES, syntax
 
 METHODS = {
@@ -69,7 +69,9 @@ def test_it_parses_and_keeps_only_what_was_chosen(make_spec, script_text, method
 def test_all_of_them_lint_and_are_formatted(make_spec, script_text, tmp_path):
     for number, (cell, chat) in enumerate(itertools.product(CELLS, [True, False])):
         method, parts = cell.values
-        (tmp_path / f"{number}-{cell.id}.py").write_text(script_text(make_spec(method=method, **parts), chat=chat))
+        spec = make_spec(method=method, **parts)
+        text = script_text(spec, chat=chat, eval_rows=0 if spec.data.eval_fraction == 0 else 10)
+        (tmp_path / f"{number}-{cell.id}.py").write_text(text, encoding="utf-8")
     ruff = [sys.executable, "-m", "ruff"]
     common = ["--isolated", "--no-cache", "--line-length=120", str(tmp_path)]
     rules = f"{RULES},E,W,UP,SIM,C4,RET,PIE,S"
@@ -150,3 +152,19 @@ def test_cadence(make_spec):
     assert eval_steps(spec, 69, 0) is None
     assert eval_steps(make_spec(data={"packing": True}), total_steps(make_spec(data={"packing": True}), 100), 9) is None
     assert eval_steps(make_spec(training={"eval_steps": 3}), 69, 60) == 3
+
+
+@pytest.mark.parametrize(
+    ("rows", "eval_rows", "training", "sampled"),
+    [
+        (545, 60, {"num_train_epochs": 1}, 32),
+        (545, 60, {"num_train_epochs": 3}, 60),
+        (5000, 500, {"num_train_epochs": 1}, 256),
+        (2000, 200, {"num_train_epochs": 1}, 120),
+        (2000, 200, {"num_train_epochs": 1, "eval_steps": 10}, 32),
+        (50_000, 5000, {"max_steps": 100}, 48),
+        (40, 4, {}, 4),
+    ],
+)
+def test_evaluations_cost_about_a_tenth_of_the_training(make_spec, rows, eval_rows, training, sampled):
+    assert sampled_rows(make_spec(training=training), rows, eval_rows) == sampled
