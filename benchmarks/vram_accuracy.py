@@ -103,12 +103,13 @@ def main() -> None:
             called_oom.append(verdict(chance) == "does_not_fit")
         if args.verbose:
             e = error(row, predictions[row["id"]])
-            print(
-                f"{row['id'][:56]:56s} {row['model'].split('/')[-1][:22]:22s} {row['method']:5s} g{row['gpus']} B{row['micro_batch_size']} "
-                f"S{row['seq_len']} ck{int(bool(row['gradient_checkpointing']))} {str(row['attention_impl'])[:5]} {row['loss_impl'][:8]} "
-                f"{counter(row)[:5]} meas {row['measured_peak_bytes'] / 1e9:8.4f} pred {result.allocated / 1e9:8.4f} {result.reserved / 1e9:8.4f} {result.process / 1e9:8.4f} "
-                f"{100 * e:+7.3f}% {result.at}"
+            what = f"{row['id'][:56]:56s} {row['model'].split('/')[-1][:22]:22s} {row['method']:5s} g{row['gpus']}"
+            how = (
+                f"B{row['micro_batch_size']} S{row['seq_len']} {str(row['attention_impl'])[:5]} {row['loss_impl'][:8]}"
             )
+            figures = " ".join(f"{x / 1e9:8.4f}" for x in (result.allocated, result.reserved, result.process))
+            measured = f"{counter(row)[:5]} meas {row['measured_peak_bytes'] / 1e9:8.4f} pred {figures}"
+            print(f"{what} {how} {measured} {100 * (e or 0):+7.3f}% {result.at}")
     groups = {
         "tier_a_single": [r for r in rows if r["tier"] == "A" and single(r)],
         "tier_b_single": [r for r in rows if r["tier"] == "B" and single(r)],

@@ -1,7 +1,8 @@
 """How sure the figures are: 90 % intervals and the chance to fit, by what the job is made of.
 
 The relative half-widths are the 90 % quantiles of the error on published measurements of the same kind of job (plain
-transformers, sharded, other frameworks' code, varying lengths), rounded up; benchmarks/vram_accuracy.py prints the share
+transformers, sharded, other frameworks' code, varying lengths), rounded up; benchmarks/vram_accuracy.py
+prints the share
 of measured runs inside.
 """
 
@@ -53,7 +54,8 @@ def sharding_overhead(job: Job, allocated: float) -> float:
 
 
 def certainty(job: Job, allocated: float, cached: float, context: float) -> Certainty:
-    """90 % intervals of the three counters. cached: bytes the allocator holds beyond the peak; context: CUDA context."""
+    """90 % intervals of the three counters. cached: bytes the allocator holds beyond the peak; context: CUDA
+    context."""
     width = spread(job)
     live = Bounds(allocated * (1 - width), allocated * (1 + width))
     more = sharding_overhead(job, allocated)

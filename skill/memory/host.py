@@ -1,4 +1,5 @@
-"""Training on the CPU: resident memory of the process. Simple on purpose: libraries, live tensors, the fallback kernels'
+"""Training on the CPU: resident memory of the process. Simple on purpose: libraries, live tensors, the
+fallback kernels'
 temporaries, and what the allocator of the C library keeps."""
 
 from __future__ import annotations

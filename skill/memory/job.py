@@ -19,7 +19,8 @@ BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 class Job:
     """One training step on one device.
 
-    dtype: of the weights in memory. quant: none | nf4 | nf4-dq | int8 | gptq. autocast: compute dtype under autocast or None.
+    dtype: of the weights in memory. quant: none | nf4 | nf4-dq | int8 | gptq. autocast: compute dtype under
+    autocast or None.
     batch, length: micro-batch rows and tokens a row as they reach the model (padded or packed).
     """
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from skill.memory.certainty import sharding_overhead
-from skill.memory.job import Job
 from skill.memory.forms import beyond_static
+from skill.memory.job import Job
 from skill.memory.ledger import Step, run
 from skill.memory.ledger.allocator import Allocator
 from skill.memory.ledger.step import Walk

@@ -1,3 +1,4 @@
+import itertools
 import json
 import subprocess
 import sys
@@ -50,7 +51,7 @@ def test_verdicts_follow_memory(ws):
     assert [row.memory_gib for row in rows] == sorted(row.memory_gib for row in rows)
     assert rows[0].verdict == "does_not_fit" and rows[-1].verdict == "fits"
     chances = [row.probability for row in rows]
-    assert all(a <= b + 0.02 for a, b in zip(chances, chances[1:], strict=False))
+    assert all(a <= b + 0.02 for a, b in itertools.pairwise(chances))
 
 
 def test_sharding_spreads_the_weights(ws):
@@ -76,7 +77,7 @@ def test_cpu_estimate_for_a_spec(ws):
 
 
 def test_errors_name_everything_at_once(ws):
-    with pytest.raises(SpecError, match="batch_size(.|\n)*optimizer(.|\n)*sharding"):
+    with pytest.raises(SpecError, match=r"batch_size(.|\n)*optimizer(.|\n)*sharding"):
         estimate_vram(ws, model=MODEL, batch_size=0, optimizer="lion", sharding="fsdp")
     with pytest.raises(ModelNotFound, match="Llama"):
         estimate_vram(ws, model="owner/absent-Llama")

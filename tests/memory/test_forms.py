@@ -1,4 +1,5 @@
-"""Closed forms against the ledger they were compiled from (which test_trace.py holds against the installed libraries)."""
+"""Closed forms against the ledger they were compiled from (which test_trace.py holds against the installed
+libraries)."""
 
 import time
 

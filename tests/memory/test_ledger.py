@@ -2,7 +2,6 @@
 
 import dataclasses
 
-
 import pytest
 
 from skill.memory.job import Job
@@ -12,7 +11,8 @@ from skill.memory.ledger.tape import Leaf, Ledger, Tape, Tensor, block_bytes
 from skill.memory.shapes import from_catalogue
 
 ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
-# foundation-model-stack/fms-acceleration@876e2ed scripts/benchmarks/refs/a100_80gb*.csv: transformers 4.48.1 and 4.45.2,
+# foundation-model-stack/fms-acceleration@876e2ed scripts/benchmarks/refs/a100_80gb*.csv: transformers 4.48.1
+# and 4.45.2,
 # max_memory_allocated on one A100, packed rows of 4096 tokens. GB = 1e9 bytes.
 QLORA = {
     "method": "lora",

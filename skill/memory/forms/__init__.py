@@ -1,5 +1,6 @@
 """Closed forms: the peak of a step beyond its fixed bytes as the largest of a few dozen polynomials in batch, length,
-widths, vocabulary, rank and depth, compiled from the ledger (`make memory-forms`) and shipped as JSON. A form answers for
+widths, vocabulary, rank and depth, compiled from the ledger (`make memory-forms`) and shipped as JSON. A
+form answers for
 the mode it was compiled for and for nothing else; the fixed bytes come from the same arithmetic as the ledger's.
 """
 

@@ -179,6 +179,7 @@ def head_and_loss(t: Tape, job: Job, x: Tensor, head: LitLinear) -> tuple[Tensor
     stash: list[Tensor] = []
     whole = t.record(Tensor(x.storage, 0, w), (x,), lambda g: (stash.clear(), t.new(n, w))[1:])
     logits: list[Tensor] = []
+    part: Tensor | None = None
     for i in range(chunks):
         tokens = min(CHUNK, job.length - i * CHUNK) * job.batch
 
@@ -188,7 +189,8 @@ def head_and_loss(t: Tape, job: Job, x: Tensor, head: LitLinear) -> tuple[Tensor
 
         part = t.record(Tensor(x.storage, tokens * s.hidden, w), (whole,), collect)
         logits.append(head(t, part))
-    del x, whole, part
+    part = None
+    del x, whole
     # Fabric converts the outputs of a module to the default dtype: float32 logits
     logits = [cast(t, piece, 4) for piece in logits]
     total: Tensor | None = None

@@ -52,7 +52,8 @@ def compiled_cross_entropy(t: Tape, logits: Tensor) -> Tensor:
 
 
 def fused_cross_entropy(t: Tape, logits: Tensor, *, upcast: bool, shift: bool) -> Tensor:
-    """Unsloth's Triton kernel behind transformers' float32 logits and shifted copy: the gradient overwrites the copy."""
+    """Unsloth's Triton kernel behind transformers' float32 logits and shifted copy: the gradient overwrites
+    the copy."""
     x = cast(t, logits, 4) if upcast else logits
     del logits
     if shift:
@@ -99,7 +100,8 @@ def liger(t: Tape, job: Job, x: Tensor, head: Tensor) -> Tensor:
 
 
 def trl_chunked(t: Tape, job: Job, x: Tensor, head: Tensor) -> Tensor:
-    """TRL 1.16 _ChunkedLogProbFunction: [4096, 32768] tiles, float32 gradient accumulators, rows gathered by the mask."""
+    """TRL 1.16 _ChunkedLogProbFunction: [4096, 32768] tiles, float32 gradient accumulators, rows gathered by
+    the mask."""
     s = job.shape
     rows = x.n // s.hidden
     compute = 2 if job.autocast else x.w
@@ -147,16 +149,19 @@ def trl_chunked(t: Tape, job: Job, x: Tensor, head: Tensor) -> Tensor:
 
 
 def chunked_torchtune(t: Tape, job: Job, x: Tensor, head: Tensor, chunks: int = 8) -> Tensor:
-    """torchtune CEWithChunkedOutputLoss: lm_head on each of 8 chunks gives 16-bit logits that stay for backward; float32
+    """torchtune CEWithChunkedOutputLoss: lm_head on each of 8 chunks gives 16-bit logits that stay for
+    backward; float32
     cross entropy chunk by chunk."""
     s = job.shape
     n, total_n, w = x.n // chunks, x.n, x.w
     whole = t.record(Tensor(x.storage, 0, w), (x,), lambda g: (t.new(total_n, w),))
-    pieces = []
+    pieces: list[Tensor] = []
+    part: Tensor | None = None
     for _ in range(chunks):
         part = t.record(Tensor(x.storage, n, w), (whole,), lambda g: (g,))
         pieces.append(linear(t, part, head, s.hidden, s.vocab))
-    del x, part
+    part = None
+    del x
     total: Tensor | None = None
     compiled = job.mlp_kernel == "compiled"
     while pieces:

@@ -1,6 +1,7 @@
 """Operations on the ledger: what each PyTorch CUDA op allocates, saves for backward, and allocates in backward.
 
-Sizes follow tools/autograd/derivatives.yaml and ATen's native CUDA code (torch 2.x). Temporaries inside a C++ expression
+Sizes follow tools/autograd/derivatives.yaml and ATen's native CUDA code (torch 2.x). Temporaries inside a
+C++ expression
 live until its end, and so do they here. `rows` is tokens; `n` elements; `w` bytes an element.
 """
 
@@ -84,7 +85,8 @@ def linear(
     extra: int = 0,
     keep_input: bool = False,
 ) -> Tensor:
-    """x @ weight.T (+ bias). Saves x if the weight trains. `extra`: bytes of a dequantised weight, alive during the call
+    """x @ weight.T (+ bias). Saves x if the weight trains. `extra`: bytes of a dequantised weight, alive
+    during the call
     in both directions."""
     rows = x.n // n_in
     xw, yw = x.w, w or x.w

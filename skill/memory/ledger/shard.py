@@ -13,6 +13,7 @@ stage 3: 1e9 live parameters, 5e7 prefetch).
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from skill.memory.job import Job
 from skill.memory.ledger.static import layer_bytes, model_bytes, outer_bytes
@@ -90,7 +91,7 @@ def _zero(job: Job, n: int, stage: int) -> Plan:
     width = job.width
     bucket = min(ZERO_BUCKET, max(trained, 1)) * width if full else 0
     states = 0.0 if job.offload else 12.0 / n  # float32 master, momentum, variance
-    common = {"state_factor": 0.0, "extra_states_per_element": states, "step_factor": 0.0}
+    common: dict[str, Any] = {"state_factor": 0.0, "extra_states_per_element": states, "step_factor": 0.0}
     if stage == 1:
         return Plan(model_bytes(job), buffers=2 * bucket, **common)
     if stage == 2:

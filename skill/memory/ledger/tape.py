@@ -1,5 +1,6 @@
 """A tensor library that only keeps accounts: storages have a size and a lifetime, autograd has nodes and saved tensors,
-and nothing is computed. Python's own reference counting frees a storage when the last tensor that needs it dies, exactly
+and nothing is computed. Python's own reference counting frees a storage when the last tensor that needs it
+dies, exactly
 as PyTorch's does, so a model written on it (layers.py) shows the live bytes of the real one. Needs no torch; a step of
 three layers takes about two milliseconds.
 
@@ -12,6 +13,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Callable, Sequence
 from sys import getrefcount
+from typing import Any
 
 SMALL, LARGE_SEGMENT, ROUND = 1 << 20, 10 << 20, 2 << 20
 
@@ -160,7 +162,7 @@ class Tape:
         if node is None:
             return
         needed: dict[Node | Leaf, int] = {}
-        stack = [node]
+        stack: list[Any] = [node]
         seen = {node}
         while stack:
             for nxt in stack.pop().inputs:

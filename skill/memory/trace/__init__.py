@@ -8,7 +8,7 @@ import json
 import os
 import subprocess
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from skill.errors import MissingDependency, ModelUnsupported
 from skill.memory.job import Job
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 TIMEOUT_S = 180
 
 
-def traced_bytes(job: Job) -> dict[str, int | str]:
+def traced_bytes(job: Job) -> dict[str, Any]:
     """{"allocated", "static", "label"} of a full-depth step, extrapolated from two and three layers.
 
     Raises:
@@ -39,7 +39,7 @@ def traced_bytes(job: Job) -> dict[str, int | str]:
     )
     last = done.stdout.strip().splitlines()[-1:] or [""]
     try:
-        answer = json.loads(last[0])
+        answer: dict[str, Any] = json.loads(last[0])
     except ValueError:
         answer = {"error": (done.stderr.strip().splitlines() or ["no output"])[-1][:300], "kind": "crash"}
     if answer.get("kind") == "ImportError":

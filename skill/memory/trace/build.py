@@ -1,4 +1,5 @@
-"""The real model of a Job on the meta device: transformers class, PEFT adapters, bitsandbytes weights, TRL's fused head."""
+"""The real model of a Job on the meta device: transformers class, PEFT adapters, bitsandbytes weights, TRL's
+fused head."""
 
 from __future__ import annotations
 

@@ -103,12 +103,43 @@ def _attention(flash: bool) -> Any:
 
 # torch/amp autocast lists for CUDA (aten/src/ATen/autocast_mode.h), the entries models use.
 LOWER = frozenset(
-    "linear matmul __matmul__ __rmatmul__ mm bmm addmm baddbmm addbmm mv addmv conv1d conv2d conv3d einsum prelu".split()
+    [
+        "linear",
+        "matmul",
+        "__matmul__",
+        "__rmatmul__",
+        "mm",
+        "bmm",
+        "addmm",
+        "baddbmm",
+        "addbmm",
+        "mv",
+        "addmv",
+        "conv1d",
+        "conv2d",
+        "conv3d",
+        "einsum",
+        "prelu",
+    ]
 )
 FLOAT32 = frozenset(
-    "pow __pow__ __rpow__ rsqrt exp log softplus layer_norm group_norm nll_loss cosine_similarity logsumexp cdist".split()
+    [
+        "pow",
+        "__pow__",
+        "__rpow__",
+        "rsqrt",
+        "exp",
+        "log",
+        "softplus",
+        "layer_norm",
+        "group_norm",
+        "nll_loss",
+        "cosine_similarity",
+        "logsumexp",
+        "cdist",
+    ]
 )
-FLOAT32_DTYPE = frozenset("softmax log_softmax cumsum cumprod prod sum norm".split())
+FLOAT32_DTYPE = frozenset(["softmax", "log_softmax", "cumsum", "cumprod", "prod", "sum", "norm"])
 
 
 class Autocast(TorchFunctionMode):

@@ -139,7 +139,8 @@ def _recompute_under(model: Any, autocast: Autocast) -> None:
 
 @contextlib.contextmanager
 def _trl_kernels() -> Any:
-    """TRL's Triton path: tiles are folded in place, matrix products add to float32 without a copy, rows are gathered."""
+    """TRL's Triton path: tiles are folded in place, matrix products add to float32 without a copy, rows are
+    gathered."""
     try:
         import trl.kernels.chunked_logprob as kernels
         import trl.trainer.utils as utils

@@ -1,6 +1,7 @@
 """Follow every storage that lives on the meta device through one step: when it appears, when its last owner lets go.
 
-A TorchDispatchMode sees each operator call; a weak reference on the storage reports its death. What CUDA kernels allocate
+A TorchDispatchMode sees each operator call; a weak reference on the storage reports its death. What CUDA
+kernels allocate
 inside an operator is invisible at this level and is added from `WORKSPACES` (read in aten/src/ATen/native/cuda).
 """
 
