@@ -26,7 +26,7 @@ INTENTS = (
 
 def support_messages(folder: Path, _: pytest.FixtureRequest) -> None:
     """A part of the demo's rows, for a run of two minutes."""
-    for name, count in (("train", 240), ("eval", 60)):
+    for name, count in (("train", 200), ("eval", 60)):
         lines = asset(f"examples/support-intents/{name}.jsonl").read_text(encoding="utf-8").splitlines()
         (folder / f"{name}.jsonl").write_text("\n".join(lines[:count]) + "\n", encoding="utf-8")
 
@@ -34,7 +34,7 @@ def support_messages(folder: Path, _: pytest.FixtureRequest) -> None:
 def banking77(folder: Path, request: pytest.FixtureRequest) -> None:
     """Eight intents of the public banking77 dataset (CC-BY-4.0), as label texts."""
     data = request.getfixturevalue("shared_dir") / "data" / "banking77"
-    for name, count in (("train", 240), ("test", 80)):
+    for name, count in (("train", 200), ("test", 60)):
         with open(data / f"{name}.csv", encoding="utf-8", newline="") as file:
             rows = [row for row in csv.DictReader(file) if row["category"] in INTENTS]
         random.Random(0).shuffle(rows)
@@ -63,20 +63,19 @@ async def test_from_data_to_verdict(make_data, ws, smollm2, request):
             run_name="road",
             model=smollm2.id,
             train_path="train.jsonl",
-            eval_path="eval.jsonl",
             max_length=256,
             learning_rate=2e-3,
             epochs=1,
-            batch_size=8,
-            overrides=["training.eval_steps=15", "training.save_steps=15"],
+            batch_size=4,
+            overrides=["data.eval_fraction=0.08", "training.eval_steps=23", "training.save_steps=23"],
         )
         await walk.call("launch_training", run_id="road", dry_run=False)
         status = await walk.wait("road", "train")
-        assert status["step"] == status["total_steps"] == 30
+        assert status["step"] == status["total_steps"] == 46
         await walk.call("merge_adapter", run_id="road")
         merged = (await walk.wait("road", "merge"))["jobs"]["merge"]["result"]
         assert merged["verdict"] == "verified"
-        await walk.call("run_eval", run_id="road", max_rows=60)
+        await walk.call("run_eval", run_id="road", eval_path="eval.jsonl")
         verdict = (await walk.wait("road", "eval"))["jobs"]["eval"]["result"]
     assert verdict["verdict"] == "better" and verdict["ci95"][0] > 0, verdict
     assert (ws.root / "runs" / "road" / "report.html").read_text(encoding="utf-8").count("<svg") >= 1
