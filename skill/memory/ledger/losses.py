@@ -119,17 +119,18 @@ def trl_chunked(t: Tape, job: Job, x: Tensor, head: Tensor) -> Tensor:
     tile, width = min(rows, TILE_TOKENS), min(s.vocab, TILE_VOCAB)
     needs_w, head_n, head_w = head.node is not None, head.n, head.w
 
-    def scratch() -> list[Tensor]:
-        """Local variables of one pass: the tile, the chunk of hidden states, the chunk of the head in compute dtype."""
+    def scratch(*, backward: bool) -> list[Tensor]:
+        """Local variables of one pass: the tile, the chunk of hidden states, the chunk of the head in compute dtype. A
+        loop variable's old chunk lives until the new one is there; the forward binds no head chunk."""
         out = [t.new(tile * TILE_VOCAB, compute)]
         if compute != w:
-            out.append(t.new(tile * s.hidden, compute))
+            out += [t.new(tile * s.hidden, compute) for _ in range(2 if rows > TILE_TOKENS else 1)]
         if compute != head_w:
-            out.append(t.new(width * s.hidden, compute))
+            out += [t.new(width * s.hidden, compute) for _ in range(2 if backward and s.vocab > TILE_VOCAB else 1)]
         return out
 
     statistics = [t.new(rows, 4) for _ in range(7)]
-    buffers = scratch()
+    buffers = scratch(backward=False)
     results = [t.new(rows, 4) for _ in range(3)]  # log_z, log-probabilities, entropy
     del statistics, buffers
     kept = (gathered.storage, t.new(rows, 8).storage, results[0].storage, results[2].storage)
@@ -137,7 +138,7 @@ def trl_chunked(t: Tape, job: Job, x: Tensor, head: Tensor) -> Tensor:
     def backward(g: Tensor, _keep: object = kept) -> Sequence[Tensor | None]:
         grad_hidden = t.new(n, 4)
         grad_weight = t.new(head_n, 4) if needs_w else None
-        buffers = scratch()
+        buffers = scratch(backward=True)
         gx = grad_hidden if w == 4 else t.new(n, w)
         gw = grad_weight if grad_weight is None or head_w == 4 else t.new(head_n, head_w)
         del buffers
