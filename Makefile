@@ -49,6 +49,9 @@ bench: setup     ## the benchmarks that need no GPU and no data beside the repo
 	$(BIN)/python benchmarks/merge.py
 	$(BIN)/python benchmarks/eval_throughput.py
 
+memory-forms: setup ## compile the closed forms of estimate_vram again
+	$(BIN)/python -m skill.memory.compile
+
 build: setup     ## the wheel
 	$(BIN)/python -m pip install --quiet build
 	$(BIN)/python -m build --wheel --outdir dist .
