@@ -2,7 +2,8 @@
 
 reading, json_records: records out of files, faults located. formats, conversation: Alpaca, ShareGPT, messages,
 prompt/completion, classification, text -> one shape. source: both as one stream. engine, render: tokens and loss mask
-as TRL computes them. checks: stable fault codes. validate, convert, report: the two verbs and what they return.
+as TRL computes them. checks: stable fault codes, with personal (PII, secrets), wording and near (near-duplicates).
+validate, convert, report: the two verbs and what they return.
 """
 
 from skill.data.convert import convert_dataset

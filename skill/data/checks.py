@@ -5,16 +5,22 @@ Findings name rows and codes, never the text of a row: values of PII and secrets
 
 from __future__ import annotations
 
-import re
 import unicodedata
 from array import array
-from collections import defaultdict
+from collections import Counter, defaultdict
+from collections.abc import Mapping
 from hashlib import blake2b
+from typing import Any
 
 from skill.data.conversation import Example
+from skill.data.near import NearIndex, words_of
+from skill.data.personal import personal_codes
 from skill.data.report import Finding, Severity
+from skill.data.wording import wording_codes
 
 MIN_ROWS = 10  # OpenAI's fine-tuning API refuses fewer; below it nothing can be held out either
+FEW_ROWS = 20  # shares over fewer rows say nothing about a dataset
+LABELS = 100  # more distinct short answers are no label set
 
 # code -> (severity, what to do)
 CODES: dict[str, tuple[Severity, str]] = {
@@ -38,12 +44,31 @@ CODES: dict[str, tuple[Severity, str]] = {
     "stop_token_untrained": ("error", "The answer's end token is outside the loss: the model would not learn to stop."),
     "double_bos": ("warning", "Take the beginning-of-sequence token out of your text; the tokenizer adds it."),
     "exact_duplicate": ("warning", "Delete the later copies: they weigh as more epochs of one row."),
+    "near_duplicate": (
+        "warning",
+        "Delete the later copies: at 80% shared 5-word shingles they teach the same row twice.",
+    ),
     "conflicting_answers": ("warning", "Keep one answer for each prompt."),
     "train_eval_leak": ("error", "Delete these rows from training: the held-out file has the same prompt."),
     "too_few_rows": ("warning", f"Collect more rows: below {MIN_ROWS} no score means anything; aim for 100 and up."),
     "pii_email": ("warning", "Replace e-mail addresses by a placeholder if they are real."),
     "pii_phone": ("warning", "Replace phone numbers by a placeholder if they are real."),
+    "pii_ssn": ("warning", "Replace social security numbers by a placeholder if they are real."),
+    "pii_credit_card": ("warning", "Replace card numbers by a placeholder if they are real."),
+    "pii_ip": ("warning", "Replace IP addresses by a placeholder if they are real."),
+    "pii_iban": ("warning", "Replace account numbers by a placeholder if they are real."),
     "secret": ("error", "Remove the key or password, and revoke it: a trained model can repeat it."),
+    "special_token_in_text": ("warning", "Take the template's tokens out of the text; the chat template writes them."),
+    "degenerate_output": ("warning", "Write a real answer or delete the row: it is a placeholder or noise."),
+    "repetition": ("warning", "Cut the answer where it starts to loop: it would teach the model to loop."),
+    "refusal_boilerplate": ("warning", "Delete the row unless you want the model to refuse such requests."),
+    "control_characters": ("warning", "Delete control and invisible characters (tabs and newlines may stay)."),
+    "mojibake": ("warning", "Read the source file in its own encoding again, or delete the row."),
+    "prompt_injection_suspect": ("warning", "Look at the row: its text tries to overrule instructions."),
+    "preference_identical": ("warning", "Delete the pair: chosen and rejected are the same."),
+    "preference_length_bias": ("warning", "Balance the lengths: else the model learns that longer is better."),
+    "label_imbalance": ("warning", "Collect more rows of the rare labels, or score each label by itself."),
+    "low_diversity": ("warning", "Collect more different prompts: the file repeats a few."),
 }
 
 # Rows with these codes never reach train.jsonl; the other findings leave the row in.
@@ -59,37 +84,6 @@ DROPPED = {
     "train_eval_leak",
 }
 
-_EMAIL = re.compile(
-    r"(?<![\w.+-])[\w.+-]{1,64}@(?:[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?\.){1,8}[A-Za-z]{2,24}\b"
-)
-# International (+49 30 1234567), North American ((555) 123-4567, 555-123-4567), and a trunk 0 with separators.
-# Bare digit runs are order numbers, dates and amounts far more often than phone numbers.
-_PHONE = re.compile(
-    r"(?<![\w+.-])(?:"
-    r"\+\d{1,3}(?:[ .\-]?\(?\d{1,4}\)?){2,5}"
-    r"|(?:1[ .\-])?\(\d{3}\)[ ]?\d{3}[ .\-]\d{4}"
-    r"|(?:1[ .\-])?\d{3}([ .\-])\d{3}\1\d{4}"
-    r"|0\d{2,4}[ /\-]\d{3,4}[ \-]?\d{3,5}"
-    r")(?![\w-]|\.\d)"
-)
-_SECRETS = re.compile(
-    r"\b(?:AKIA|ASIA)[A-Z0-9]{16}\b"  # AWS access key id
-    r"|\bgh[pousr]_[A-Za-z0-9]{36,}"  # GitHub
-    r"|\bgithub_pat_[A-Za-z0-9_]{40,}"
-    r"|\bglpat-[A-Za-z0-9_-]{20,}"  # GitLab
-    r"|\bhf_[A-Za-z0-9]{30,}"  # Hugging Face
-    r"|\bsk-(?:proj-|ant-|live-)?[A-Za-z0-9_-]{20,}"  # OpenAI, Anthropic
-    r"|\b[sr]k_(?:live|test)_[A-Za-z0-9]{16,}"  # Stripe
-    r"|\bxox[abprs]-[A-Za-z0-9-]{10,}"  # Slack
-    r"|\bAIza[A-Za-z0-9_-]{35}"  # Google
-    r"|\beyJ[A-Za-z0-9_-]{10,}\.eyJ[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]{10,}"  # JSON web token
-    r"|-----BEGIN (?:[A-Z]+ )?PRIVATE KEY-----"
-    r"|(?i:\b(?:password|passwd|api[_-]?key|secret[_-]?key|access[_-]?token)\b[\"']?\s*[:=]\s*[\"']?)"
-    r"(?=[^\s\"'<>{}()\[\],;]{0,60}\d)(?=[^\s\"'<>{}()\[\],;]{0,60}[A-Za-z])[^\s\"'<>{}()\[\],;]{8,}"
-)
-_SECRET_HINTS = ("AKIA", "ASIA", "gh", "glpat", "hf_", "sk-", "k_live", "k_test", "xox", "AIza", "eyJ", "PRIVATE KEY")
-_SECRET_WORDS = ("pass", "key", "token")
-
 
 def texts_of(example: Example) -> list[str]:
     if example.is_chat:
@@ -97,25 +91,32 @@ def texts_of(example: Example) -> list[str]:
     return [example.prompt, example.completion]
 
 
-def personal_codes(text: str) -> list[str]:
-    """PII and secret codes that a text has. Cheap tests come first: most rows have no '@' and few digits."""
-    codes = []
-    if "@" in text and _EMAIL.search(text):
-        codes.append("pii_email")
-    if any(is_phone(match[0]) for match in _PHONE.finditer(text)):
-        codes.append("pii_phone")
-    lowered = text.lower()
-    if (any(hint in text for hint in _SECRET_HINTS) or any(word in lowered for word in _SECRET_WORDS)) and (
-        _SECRETS.search(text)
-    ):
-        codes.append("secret")
-    return codes
+def answers_of(example: Example) -> list[str]:
+    if example.is_chat:
+        return [message["content"] for message in example.messages if message["role"] == "assistant"]
+    return [example.completion]
 
 
-def is_phone(text: str) -> bool:
-    """8 to 15 digits (E.164), or the 10 of a North American number; not one digit repeated."""
-    digits = re.sub(r"\D", "", text)
-    return 8 <= len(digits) <= 15 and len(set(digits)) > 2
+def prompts_of(example: Example) -> list[str]:
+    if example.is_chat:
+        return [message["content"] for message in example.messages if message["role"] != "assistant"]
+    return [example.prompt]
+
+
+def shingled(example: Example) -> str:
+    """The row for near-duplicates. Without the system turn: one long instruction in every row says nothing of it."""
+    if not example.is_chat:
+        return f"{example.prompt}\n{example.completion}"
+    return "\n".join(message["content"] for message in example.messages if message["role"] != "system")
+
+
+def _length(answer: Any) -> int:
+    """Characters of an answer: a text, or turns of which the last is the answer."""
+    if isinstance(answer, list) and answer:
+        answer = answer[-1]
+    if isinstance(answer, Mapping):
+        answer = answer.get("content", answer.get("value", ""))
+    return len(answer) if isinstance(answer, str) else 0
 
 
 def prompt_of(example: Example) -> str:
@@ -154,6 +155,10 @@ class Checker:
         self._repeats: dict[bytes, list[int]] = {}  # prompt -> its rows so far, while they all agree
         self._conflicts: dict[bytes, list[int]] = {}
         self._leaked = leaked or set()
+        self._near: NearIndex | None = None  # made at the first row: it imports numpy
+        self._labels: Counter[str] | None = Counter()  # None once the answers are no label set
+        self._compared = 0
+        self._pairs: list[tuple[int, int]] = []  # characters of chosen and rejected
 
     def fault(self, code: str, row: int, detail: str = "") -> None:
         rows = self._rows[code]
@@ -179,6 +184,9 @@ class Checker:
         whole = key(joined)
         if whole in self._seen:
             self.fault("exact_duplicate", number)
+        else:
+            self._near = self._near or NearIndex()
+            self._near.add(number, words_of(shingled(example)))
         self._seen.add(whole)
         if example.is_chat or example.prompt:  # a text has no answer that could differ
             self._answer(number, key(prompt_of(example)), key(normalised(texts[-1])))
@@ -186,8 +194,49 @@ class Checker:
             self.fault("train_eval_leak", number)
         for code in personal_codes(joined):
             self.fault(code, number)
+        answers = answers_of(example)
+        for code in wording_codes(prompts_of(example), answers, templated=not (example.is_chat or example.prompt)):
+            self.fault(code, number)
+        self._label(answers[-1])
+
+    def preference(self, number: int, value: Mapping[str, Any]) -> None:
+        """A pair of a chosen and a rejected answer."""
+        chosen, rejected = value.get("chosen"), value.get("rejected")
+        if chosen is None or rejected is None:
+            return
+        if chosen == rejected:
+            self.fault("preference_identical", number)
+        else:
+            self._pairs.append((_length(chosen), _length(rejected)))
+
+    def _label(self, answer: str) -> None:
+        """Count short answers while they can be a set of labels."""
+        if self._labels is not None:
+            self._labels[normalised(answer[:80])] += 1
+            if len(self._labels) > LABELS or len(answer) > 60 or len(answer.split()) > 5:
+                self._labels = None
+
+    def _whole_dataset(self) -> None:
+        """Faults that only all rows together show."""
+        if self._near:
+            for row in self._near.later_rows():
+                self.fault("near_duplicate", row)
+        if self._labels and len(self._labels) > 1 and self._labels.total() >= FEW_ROWS:
+            (_, most), (_, least) = self._labels.most_common()[0], self._labels.most_common()[-1]
+            total = self._labels.total()
+            # Half of the labels must come back: free short answers (names, numbers) are no label set.
+            repeated = sum(count > 1 for count in self._labels.values()) * 2 >= len(self._labels)
+            rare = repeated and most >= 10 * least
+            if rare or (len(self._labels) <= 10 and most >= 0.9 * total):
+                self.dataset_fault("label_imbalance", f"{len(self._labels)} labels, {least} to {most} rows each")
+        if self._compared >= FEW_ROWS and len(self._answers) <= 0.2 * self._compared:
+            self.dataset_fault("low_diversity", f"{len(self._answers)} different prompts in {self._compared} rows")
+        longer = sum(chosen > 1.5 * rejected for chosen, rejected in self._pairs)
+        if len(self._pairs) >= FEW_ROWS and longer >= 0.7 * len(self._pairs):
+            self.dataset_fault("preference_length_bias", f"chosen is 1.5 x longer in {longer} of {len(self._pairs)}")
 
     def _answer(self, number: int, prompt: bytes, answer: bytes) -> None:
+        self._compared += 1
         first_answer, first_row = self._answers.setdefault(prompt, (answer, number))
         if prompt in self._conflicts:
             self._conflicts[prompt].append(number)
@@ -201,10 +250,13 @@ class Checker:
         for rows in self._conflicts.values():
             self._rows["conflicting_answers"].extend(rows)
         self._conflicts.clear()
+        self._whole_dataset()
         out = []
         for code in self.codes():
             severity, fix = CODES[code]
             rows = self.rows_of(code)
+            if code == "near_duplicate" and len(rows) <= 0.02 * self._compared:
+                severity = "info"  # people ask the same thing twice; that is no fault of a dataset
             detail = self._details.get(code, "")
             out.append(Finding(code=code, severity=severity, count=len(rows), rows=rows[:5], detail=detail, fix=fix))
         order = ("error", "warning", "info")

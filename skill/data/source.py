@@ -28,6 +28,7 @@ class Row:
     example: Example | None
     code: str = ""
     detail: str = ""
+    value: Mapping[str, Any] | None = None  # the record itself, when it is data for another objective
 
 
 class Source:
@@ -65,7 +66,8 @@ class Source:
         try:
             example = self._convert(record.value)
         except RowFault as fault:
-            return Row(number, record.line, None, fault.code, _place(record) + fault.detail)
+            other = record.value if fault.code == "wrong_format" else None
+            return Row(number, record.line, None, fault.code, _place(record) + fault.detail, other)
         return Row(number, record.line, example)
 
     def _convert(self, value: dict[str, Any]) -> Example:

@@ -7,8 +7,9 @@ from array import array
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from skill.data.checks import DROPPED, MIN_ROWS, Checker, key, personal_codes, question_of, texts_of
+from skill.data.checks import DROPPED, MIN_ROWS, Checker, key, question_of, texts_of
 from skill.data.conversation import Example, RowFault
+from skill.data.personal import personal_codes
 from skill.data.render import CanonicalRow, Masked, Renderer, canonical_rows
 from skill.data.report import DatasetReport, Finding, TokenReport, Verdict
 from skill.data.source import Source
@@ -97,6 +98,8 @@ class Scan:
             if row.example is None:
                 if row.code != "wrong_format":
                     self.checker.fault(row.code, row.number, row.detail)
+                elif row.value is not None:
+                    self.checker.preference(row.number, row.value)
                 continue
             self.checker.example(row.number, row.example)
             good.append((row.number, row.example))

@@ -57,7 +57,7 @@ def test_every_fault_is_counted_with_its_rows(ws, smollm2) -> None:
     rows[7] = {"prompt": ["p"], "completion": "c"}
     rows[8] = rows[0]
     rows[9] = {"prompt": "question number 1?", "completion": "another answer"}
-    rows[10] = {"prompt": "long", "completion": "word " * 200}
+    rows[10] = {"prompt": "long", "completion": " ".join(f"word{i}" for i in range(200))}
     rows[11] = {"prompt": "mail to joe@corp.com", "completion": "tel 555-123-4567"}
     report = validate_dataset(ws, write(ws, "a.jsonl", rows), model=smollm2.id, max_length=128)
     found = {finding.code: finding.rows for finding in report.findings}
