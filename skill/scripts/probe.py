@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import ast
 import importlib.util
-import inspect
 import json
+import os
 import sys
 import warnings
 from pathlib import Path
@@ -19,9 +19,7 @@ from types import ModuleType
 from typing import Any
 
 from skill.errors import did_you_mean
-from skill.scripts.compat import moved
-
-OWNERS = ("torch", "transformers", "trl", "peft", "datasets", "accelerate", "bitsandbytes", "safetensors")
+from skill.scripts.binding import check_calls
 
 
 def load(script: Path) -> ModuleType:
@@ -32,45 +30,6 @@ def load(script: Path) -> ModuleType:
     sys.modules[spec.name] = module  # dataclasses and pickling look it up there
     spec.loader.exec_module(module)
     return module
-
-
-def unbound(tree: ast.Module, names: dict[str, Any]) -> list[str]:
-    """Keyword arguments, in calls of the libraries, that the installed signature does not have."""
-    problems = []
-    for node in ast.walk(tree):
-        if not isinstance(node, ast.Call):
-            continue
-        called = resolve(node.func, names)
-        if called is None or (getattr(called, "__module__", None) or "").partition(".")[0] not in OWNERS:
-            continue
-        problems += check_call(node, called)
-    return problems
-
-
-def resolve(node: ast.expr, names: dict[str, Any]) -> Any:
-    """The object a dotted name stands for in the script; None when it is not a plain imported name."""
-    if isinstance(node, ast.Name):
-        return names.get(node.id)
-    if isinstance(node, ast.Attribute):
-        owner = resolve(node.value, names)
-        return getattr(owner, node.attr, None) if owner is not None else None
-    return None
-
-
-def check_call(node: ast.Call, called: Any) -> list[str]:
-    name = getattr(called, "__qualname__", str(called))
-    try:
-        parameters = inspect.signature(called).parameters
-    except (TypeError, ValueError):  # built-in without a signature
-        return []
-    if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
-        return []
-    out = []
-    for keyword in node.keywords:
-        if keyword.arg and keyword.arg not in parameters:
-            fix = moved(name, keyword.arg) or did_you_mean(keyword.arg, parameters)
-            out.append(f"line {keyword.value.lineno}: {name} has no argument {keyword.arg!r}. {fix}")
-    return out
 
 
 def construct(module: ModuleType) -> list[str]:
@@ -97,9 +56,8 @@ def adapted(module: ModuleType) -> dict[str, Any]:
     with torch.device("meta"):
         model: Any = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
     found["total_params"] = sum(p.numel() for p in model.parameters())
-    found["trainable_params"] = found["total_params"]
     if not hasattr(module, "peft_config"):
-        return found
+        return {**found, "trainable_params": found["total_params"]}
     from peft import get_peft_model
     from peft.tuners.tuners_utils import BaseTunerLayer
 
@@ -107,20 +65,15 @@ def adapted(module: ModuleType) -> dict[str, Any]:
     try:
         model = get_peft_model(model, module.peft_config(), low_cpu_mem_usage=True)
     except ValueError as error:
-        fix = f"This model has: {', '.join(linear)}."
-        found["problems"].append(f"peft_config(): {first_line(error)} {fix}")
-        found["trainable_params"] = None
-        return found
-    found["trainable_params"] = sum(p.numel() for p in model.parameters() if p.requires_grad)
+        return {**found, "problems": [f"peft_config(): {first_line(error)} This model has: {', '.join(linear)}."]}
     layers = [name for name, part in model.named_modules() if isinstance(part, BaseTunerLayer)]
-    found["adapted_modules"] = sorted({name.rpartition(".")[2] for name in layers})
     wanted = getattr(module, "TARGET_MODULES", None)
-    if isinstance(wanted, list):
-        dead = [name for name in wanted if not any(layer == name or layer.endswith(f".{name}") for layer in layers)]
-        for name in dead:
-            found["problems"].append(
-                f"TARGET_MODULES: no module of this model is named {name!r}. {did_you_mean(name, linear)}"
-            )
+    for name in wanted if isinstance(wanted, list) else []:
+        if not any(layer == name or layer.endswith(f".{name}") for layer in layers):
+            fix = did_you_mean(name, linear)
+            found["problems"].append(f"TARGET_MODULES: no module of this model is named {name!r}. {fix}")
+    found["trainable_params"] = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    found["adapted_modules"] = sorted({name.rpartition(".")[2] for name in layers})
     return found
 
 
@@ -137,15 +90,14 @@ def first_line(error: BaseException) -> str:
 
 def main(script: Path) -> dict[str, Any]:
     warnings.simplefilter("ignore")
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""  # nothing here needs a GPU, and another job may need all of it
     tree = ast.parse(script.read_text(encoding="utf-8"))
     try:
         module = load(script)
     except Exception as error:
         return {"problems": [f"import: {type(error).__name__}: {first_line(error)}"]}
-    problems = unbound(tree, vars(module)) or construct(module)
-    if problems:
-        return {"problems": problems}
-    return adapted(module)
+    problems = [str(finding) for finding in check_calls(tree, vars(module)) if finding.fatal] or construct(module)
+    return {"problems": problems} if problems else adapted(module)
 
 
 if __name__ == "__main__":

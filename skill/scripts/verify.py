@@ -6,19 +6,16 @@ import ast
 import hashlib
 import importlib.util
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from skill.errors import ScriptError
+from skill.scripts.child import run_check
 from skill.scripts.context import DISTRIBUTIONS, installed
 from skill.workspace import cache_dir, write_json
 
-PROBE_TIMEOUT_S = 300
 RULES = "E4,E7,E9,F,I,B"  # of ruff's: syntax, names, imports and bugs; not taste
 
 
@@ -48,7 +45,7 @@ def verify(script: Path, model: str | None = None) -> Verified:
         return Verified.model_validate_json(record.read_text(encoding="utf-8"))
     except (OSError, ValidationError):
         pass
-    found = Verified.model_validate(_probe(script))
+    found = Verified.model_validate(run_check("skill.scripts.probe", script))
     if not found.problems:
         write_json(record, found.model_dump())
     return found
@@ -85,37 +82,8 @@ def _key(text: str, model: str | None) -> str:
     config = Path(model) / "config.json" if model else None
     if config and config.is_file():
         digest.update(config.read_bytes())
-    for own in ("probe.py", "compat.py"):
+    for own in ("probe.py", "binding.py", "compat.py"):
         digest.update(Path(__file__).with_name(own).read_bytes())
     digest.update(sys.version.encode())
     digest.update(json.dumps(installed([*DISTRIBUTIONS, "bitsandbytes"]), sort_keys=True).encode())
     return digest.hexdigest()
-
-
-def _probe(script: Path) -> dict[str, Any]:
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
-    root = str(Path(__file__).resolve().parents[2])
-    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
-    try:
-        done = subprocess.run(
-            [sys.executable, "-m", "skill.scripts.probe", str(script)],
-            capture_output=True,
-            text=True,
-            timeout=PROBE_TIMEOUT_S,
-            check=False,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-        )
-    except subprocess.TimeoutExpired as error:
-        raise ScriptError(
-            f"The check against the installed libraries took more than {PROBE_TIMEOUT_S} s.",
-            hint="Render again when the machine is less busy.",
-        ) from error
-    try:
-        return json.loads(done.stdout.strip().splitlines()[-1])
-    except (IndexError, ValueError) as error:
-        tail = " | ".join(done.stderr.strip().splitlines()[-3:])
-        raise ScriptError(
-            f"The check against the installed libraries failed: {tail[:600]}",
-            hint='Install the stack this was made for: pip install --force-reinstall "tunesmith"',
-        ) from error

@@ -22,7 +22,7 @@ def change(script, old, new):
 
 
 def test_syntax_and_names_cost_no_import(script, monkeypatch):
-    monkeypatch.setattr(room, "_probe", lambda script: pytest.fail("imported the libraries"))
+    monkeypatch.setattr(room, "run_check", lambda module, script: pytest.fail("imported the libraries"))
     change(script, "SEED = 42", "SEED = = 42")
     assert "line" in verify(script).problems[0]
     change(script, "SEED = = 42", "SEED = forty_two")
@@ -52,5 +52,5 @@ def test_what_the_config_objects_refuse(script):
 def test_the_costly_part_is_done_once(script, monkeypatch):
     first = verify(script)
     assert first.problems == []
-    monkeypatch.setattr(room, "_probe", lambda script: pytest.fail("checked again"))
+    monkeypatch.setattr(room, "run_check", lambda module, script: pytest.fail("checked again"))
     assert verify(script) == first
