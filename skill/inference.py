@@ -21,6 +21,7 @@ from skill.workspace import RunDir, Workspace
 if TYPE_CHECKING:
     import torch
 
+UNVERIFIED = "UNVERIFIED"  # a file in merged/ until the merge is known to answer as base + adapter does
 WEIGHTS = ("*.safetensors", "*.json", "*.model", "*.txt", "*.jinja")  # never pickles, never code
 
 

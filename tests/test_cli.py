@@ -63,6 +63,7 @@ def test_every_verb_has_help_with_an_example(capsys):
         (["validate", "../../etc/passwd"], 2, "outside the workspace"),
         (["recipes", "sft-lorra"], 4, "sft-lora"),
         (["status", "Bad Name"], 2, "Bad Name"),
+        (["eval", "absent", "--candidate", "base", "--few-shot", "4"], 4, "No run 'absent'"),
         (["validate", "x.csv", "--column", "question"], 2, "--column question=prompt"),
     ],
 )

@@ -7,13 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from skill.adapters.report import MergeReport
-from skill.inference import base_folder, pick_device, trained_output, use_threads
+from skill.inference import UNVERIFIED, base_folder, pick_device, trained_output, use_threads
 from skill.runs.jobs import workspace_of
 from skill.runs.worker import Progress, run_worker
 from skill.spec import RunSpec
 from skill.workspace import RunDir, write_atomic, write_json
 
-UNVERIFIED = "UNVERIFIED"
 REPORT = "merge_report.json"
 
 

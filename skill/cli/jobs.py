@@ -48,8 +48,11 @@ def add_parsers(verbs: Any, shared: argparse.ArgumentParser) -> None:
     parser.add_argument("--metric", default="auto", help="auto, or one that references/evaluation.md names")
     parser.add_argument("--max-rows", type=int, default=200, metavar="N", help="held-out rows (default 200)")
     parser.add_argument("--max-new-tokens", type=int, metavar="N", help="longest answer (default: from the data)")
-    parser.add_argument("--candidate", choices=("auto", "adapter", "merged", "model"), default="auto",
-                        help="which weights (default: what the run trained)")  # fmt: skip
+    parser.add_argument("--candidate", choices=("auto", "adapter", "merged", "model", "base"), default="auto",
+                        help="which weights (default: what the run trained); base: only its few-shot prompt, "
+                        "before training")  # fmt: skip
+    parser.add_argument("--few-shot", type=int, default=0, metavar="N",
+                        help="training rows in the prompt of the base, 0 to 16 (default 0)")  # fmt: skip
     parser.add_argument("--eval", dest="eval_path", metavar="FILE", help="other held-out rows than the run's")
     parser.add_argument("--detach", action="store_true", help="return at once")
 
@@ -127,6 +130,7 @@ def evaluate(args: argparse.Namespace) -> int:
         max_rows=args.max_rows,
         max_new_tokens=args.max_new_tokens,
         candidate=args.candidate,
+        few_shot=args.few_shot,
         eval_path=args.eval_path,
     )
     return _to_the_end(args, started, "eval", eval_result)

@@ -44,8 +44,15 @@ class Comparison(BaseModel):
     words: str
 
 
-def compare(base: Sequence[float], tuned: Sequence[float], *, binary: bool, seed: int = 0) -> Comparison:
-    """Compare paired scores in [0, 1].
+def compare(
+    base: Sequence[float],
+    tuned: Sequence[float],
+    *,
+    binary: bool,
+    seed: int = 0,
+    names: tuple[str, str] = ("the base", "the tuned model"),
+) -> Comparison:
+    """Compare paired scores in [0, 1]; `names` are what the verdict calls the two.
 
     The verdict needs both the interval without zero and p < 0.05, so that neither a lucky resample nor a tiny sample
     decides alone.
@@ -80,7 +87,7 @@ def compare(base: Sequence[float], tuned: Sequence[float], *, binary: bool, seed
         losses=losses,
         minimum_detectable_effect=round(effect, 4),
         more_rows_to_settle=more,
-        words=_words(verdict, mean, low, high, count, wins, losses, effect, more),
+        words=_words(names, verdict, mean, low, high, count, wins, losses, effect, more),
     )
 
 
@@ -184,6 +191,7 @@ def sign_flip(differences: NDArray[np.float64] | Sequence[float], *, seed: int =
 
 
 def _words(
+    names: tuple[str, str],
     verdict: Verdict,
     mean: float,
     low: float,
@@ -196,6 +204,11 @@ def _words(
 ) -> str:
     seen = f"{mean:+.3f} (95 % CI {low:+.3f} to {high:+.3f}, n={n}; {wins} rows better, {losses} worse)"
     if verdict != "not_distinguishable":
-        return f"The tuned model is {verdict} than the base: {seen}."
+        return f"{_capital(names[1])} is {verdict} than {names[0]}: {seen}."
     tail = f" About {more} more rows would settle a difference of this size." if more else ""
-    return f"Tuned and base are not distinguishable: {seen}; n={n} finds differences from {effect:.3f}.{tail}"
+    both = f"{_capital(names[1])} and {names[0]} are not distinguishable"
+    return f"{both}: {seen}; n={n} finds differences from {effect:.3f}.{tail}"
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]

@@ -89,7 +89,12 @@ def losses(base: Sequence[Answer], tuned: Sequence[Answer], seed: int) -> Loss:
 
 
 def judge(
-    metric: Metric, base: Answers, tuned: Answers, rows: list[tuple[int, dict[str, Any]]], seed: int
+    metric: Metric,
+    base: Answers,
+    tuned: Answers,
+    rows: list[tuple[int, dict[str, Any]]],
+    seed: int,
+    names: tuple[str, str],
 ) -> tuple[Comparison, list[Sample]]:
     """The comparison and the rows that show it: best gains and worst regressions in turn."""
     before, after = score(metric, base, rows), score(metric, tuned, rows)
@@ -115,7 +120,7 @@ def judge(
                 tuned_score=round(after[i], 4),
             )
         )
-    return compare(before, after, binary=metric.binary, seed=seed), samples
+    return compare(before, after, binary=metric.binary, seed=seed, names=names), samples
 
 
 def contrasts(
@@ -141,9 +146,10 @@ def shown(text: str) -> str:
 
 
 def warnings(
-    comparison: Comparison, tuned: Side, base: Side, loss: Loss, leaked: int, near: int, limit: int
+    comparison: Comparison, tuned: Side, base: Side, loss: Loss, leaked: int, near: int, limit: int, *, trained: bool
 ) -> list[str]:
-    """What a reader of the verdict should know."""
+    """What a reader of the verdict should know; `trained`: the second side is a model that was trained."""
+    who = "The tuned model" if trained else "The base with examples"
     out = []
     if comparison.n < 50:
         out.append(
@@ -155,11 +161,12 @@ def warnings(
         out.append(f"{near} held-out rows are nearly the same question as a training row; they were kept.")
     if tuned.stop_rate < 0.9:
         out.append(
-            f"The tuned model ended only {tuned.stop_rate:.0%} of its answers within {limit} tokens: check that the "
-            "end-of-turn token was trained (validate_dataset), or raise max_new_tokens."
+            f"{who} ended only {tuned.stop_rate:.0%} of its answers within {limit} tokens: "
+            + ("check that the end-of-turn token was trained (validate_dataset), or " if trained else "")
+            + "raise max_new_tokens."
         )
     if tuned.repetition_rate > max(0.05, base.repetition_rate):
-        out.append(f"The tuned model repeats itself in {tuned.repetition_rate:.0%} of its answers.")
+        out.append(f"{who} repeats itself in {tuned.repetition_rate:.0%} of its answers.")
     if comparison.verdict == "better" and loss.ci95[0] > 0:
         out.append("The metric rose but the loss of the references rose too: read the samples.")
     return out

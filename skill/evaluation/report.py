@@ -6,7 +6,11 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-Candidate = Literal["adapter", "merged", "model"]
+Candidate = Literal["adapter", "merged", "model", "base"]
+REPORTS = {  # (report, predictions) in eval/, by whether only the base was judged: its report replaces no tuned verdict
+    False: ("report.json", "predictions.jsonl"),
+    True: ("base_report.json", "base_predictions.jsonl"),
+}
 
 
 class Part(BaseModel):
@@ -57,7 +61,8 @@ class Sample(Part):
 
 
 class EvalReport(Part):
-    """Base against tuned on held-out rows."""
+    """Base against tuned on held-out rows; with candidate "base" nothing was trained: the zero-shot base (`base`)
+    against the same base with examples in its prompt (`tuned`)."""
 
     run_id: str
     verdict: Literal["better", "worse", "not_distinguishable"]
@@ -79,8 +84,11 @@ class EvalReport(Part):
     also: dict[str, Contrast] = Field(description="Further metrics of the same answers")
     base_answers: Side
     tuned_answers: Side
-    candidate: Candidate
-    compared_with: str = Field(description="What the base is")
+    candidate: Candidate = Field(description="base: no tuned model was judged, only a few-shot prompt")
+    judged: str = Field(default="", description="What the scores named `tuned` are of")
+    compared_with: str = Field(description="What the scores named `base` are of")
+    few_shot: int = Field(default=0, description="Training examples in the prompt of the few-shot side")
+    few_shot_rows: list[int] = Field(default=[], description="Which: their lines in data/train.jsonl, from 0")
     compute_dtype: str
     device: str
     max_new_tokens: int
@@ -95,7 +103,7 @@ class EvalReport(Part):
 
 
 class EvalStarted(Part):
-    """An evaluation job. Its result: eval_result, or eval/report.json."""
+    """An evaluation job. Its result: eval_result, or the file `report`."""
 
     run_id: str
     state: str

@@ -28,6 +28,7 @@ from skill.inference import (
 from skill.spec import RunSpec
 
 BATCH = 32
+TOKENS = BATCH * 2048  # of prompts in a batch: keys and values of long few-shot prompts fill memory
 
 
 @dataclass(frozen=True)
@@ -41,24 +42,33 @@ class Answers:
 
 class Pair:
     """Base and tuned, asked in turn. For LoRA both share one loaded base: it answers first, then the adapter is put in.
+    With candidate "base" both are the base, and only their prompts differ.
 
     A QLoRA adapter is asked on the 4-bit base it was trained on, and compared with the base as its makers gave it.
     """
 
     def __init__(self, spec: RunSpec, base: Path, trained: Path, candidate: str, device: str) -> None:
         self.spec, self.base, self.trained, self.candidate, self.device = spec, base, trained, candidate, device
-        self.dtype = fast_dtype(spec.dtype if candidate != "model" else "bfloat16", device)
+        whole = spec.method.type == "full" and candidate in ("model", "base")
+        self.dtype = fast_dtype("bfloat16" if whole else spec.dtype, device)
+        self.shares = candidate in ("adapter", "base") and spec.method.type not in ("qlora", "full")
         self._model: Any = None
 
     def tokenizer(self, which: str) -> Any:
-        return load_tokenizer(self.base if which == "base" else tokenizer_folder(self.trained, self.base))
+        is_base = "base" in (which, self.candidate)
+        return load_tokenizer(self.base if is_base else tokenizer_folder(self.trained, self.base))
 
     def load(self, which: str) -> Any:
         """The model `base` or `tuned`; at most one set of weights is held, so ask for base first."""
-        if which == "base":
-            shares = self.candidate == "adapter" and self.spec.method.type != "qlora"
-            self._model = self._cast(load_trained_base(self.spec, self.base, self.device)) if shares else None
-            return self._model if shares else self._cast(load_plain(self.base, self.dtype, self.device))
+        if "base" in (which, self.candidate):
+            model, self._model = self._model, None
+            if model is None and self.shares:
+                model = self._cast(load_trained_base(self.spec, self.base, self.device))
+            elif model is None:
+                model = self._cast(load_plain(self.base, self.dtype, self.device))
+            if self.shares or self.candidate == "base":
+                self._model = model
+            return model
         if self.candidate != "adapter":
             return self._cast(load_plain(self.trained, self.dtype, self.device))
         model, self._model = self._model, None
@@ -73,15 +83,17 @@ class Pair:
 
     def fingerprint(self, which: str) -> str:
         """Changes with the weights of `which` and with what they compute in."""
-        folders = [self.base] if which == "base" else [self.base, self.trained]
+        is_base = "base" in (which, self.candidate)  # then what it will be compared with changes no answer
+        folders = [self.base] if is_base else [self.base, self.trained]
         files = [
             file
             for folder in folders
             for pattern in ("*.safetensors", "*.json")
             for file in sorted(folder.glob(pattern))
         ]
+        made = ["base", self.shares] if is_base else [which, self.candidate]
         facts = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-        return hashlib.sha256(json.dumps([which, self.candidate, self.dtype, self.device, facts]).encode()).hexdigest()
+        return hashlib.sha256(json.dumps([made, self.dtype, self.device, facts]).encode()).hexdigest()
 
 
 class Store:
@@ -117,23 +129,26 @@ def ask(
     max_new_tokens: int,
     store_in: Path,
     progress: Callable[[int], None],
+    *,
+    name: str | None = None,
 ) -> Answers:
     """Answers of `base` or `tuned` to the rows; those already in the store are not asked again.
 
     Args:
+        name: under which the answers are kept; default: `which`.
         progress: called with the number of rows answered so far.
     """
     tokenizer = pair.tokenizer(which)
     examples = [encode(tokenizer, row, index) for index, row in rows]
     ids = hashlib.sha256(json.dumps([(e.row, e.prompt, e.full) for e in examples]).encode()).hexdigest()
-    store = Store(store_in, which, [pair.fingerprint(which), ids, max_new_tokens])
+    store = Store(store_in, name or which, [pair.fingerprint(which), ids, max_new_tokens])
     have = store.load()
     todo = [example for example in examples if example.row not in have]
     speed = None
-    model = pair.load(which) if todo or which == "base" else None
+    model = pair.load(which) if todo else None
     if todo:
         stop = stop_tokens(tokenizer, model, examples)
-        limits = Limits(max_new_tokens, BATCH, stop, tokenizer.pad_token_id)
+        limits = Limits(max_new_tokens, batch_size(todo), stop, tokenizer.pad_token_id)
         started, count = time.perf_counter(), len(have)
 
         def done(batch: list[Answer]) -> None:
@@ -152,6 +167,11 @@ def ask(
     progress(len(examples))
     texts = {row: tokenizer.decode(list(answer.ids), skip_special_tokens=True).strip() for row, answer in have.items()}
     return Answers(have, texts, speed)
+
+
+def batch_size(examples: list[Encoded]) -> int:
+    """Rows asked together: fewer when their prompts are long."""
+    return max(1, min(BATCH, TOKENS // max(1, *(len(example.prompt) for example in examples))))
 
 
 def answer_with_peft(

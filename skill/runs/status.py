@@ -16,7 +16,7 @@ from skill.runs.diagnosis import Diagnosis
 from skill.runs.jobs import current
 from skill.runs.logs import clean, tail
 from skill.runs.states import ENDED, KINDS, STATES, Kind
-from skill.runs.store import JobRecord, log_file, progress_file, read_object, record_file, result_file
+from skill.runs.store import JobRecord, args_file, log_file, progress_file, read_object, record_file, result_file
 from skill.workspace import RunDir, Workspace, read_spec
 
 MAX_WAIT_S = 30.0
@@ -229,7 +229,10 @@ def next_step(run: RunDir, jobs: dict[Kind, JobRecord], found: Diagnosis | None)
         if record is not None and record.state == "failed":
             tool = "merge_adapter" if record.kind == "merge" else "run_eval"
             return f"The {record.kind} failed: {record.reason} Mend that, then {tool}(run_id={name!r})."
-    if evaluation is None or evaluation.state != "completed":
+    tuned = (run.evaluation / "report.json").is_file() or (
+        evaluation is not None and (read_object(args_file(run, "eval")) or {}).get("candidate") != "base"
+    )  # an evaluation of a prompt before the training is no verdict on what was trained
+    if evaluation is None or evaluation.state != "completed" or not tuned:
         return f"run_eval(run_id={name!r}) compares it with the base on held-out rows."
     if run.adapter.is_dir() and (merge is None or merge.state != "completed"):
         return f"Read {run.path / 'report.html'}; merge_adapter(run_id={name!r}) makes one model of it."

@@ -62,6 +62,8 @@ CASES = [
     ("merge_adapter", {"run_id": "one", "base": "fp8"}, "invalid_arguments", ['"fp8"', "'original'"]),
     ("run_eval", {"run_id": "one"}, "wrong_state", ["one", "launch_training"]),
     ("run_eval", {"run_id": "one", "metric": "bleu"}, "invalid_arguments", ['"bleu"', "'exact_match'"]),
+    ("run_eval", {"run_id": "one", "candidate": "base"}, "spec_invalid", ["few_shot=0", "few_shot=4"]),
+    ("run_eval", {"run_id": "one", "few_shot": 40}, "invalid_arguments", ["few_shot", "16", "40"]),
     ("inspect_environment", {"verbose": True}, "invalid_arguments", ["verbose"]),
 ]  # fmt: skip
 
