@@ -39,6 +39,7 @@ class CheaperFirst(Part):
     """The cheaper alternative, and how to measure it before training anything."""
 
     what: str
+    call: Call | None = Field(default=None, description="Measures it, once the run is rendered")
 
 
 class Choice(Part):

@@ -227,9 +227,16 @@ def _cheaper(verdict: str, tuning: TuningPlan | None) -> CheaperFirst | None:
             what="Paste the right passage into the prompt by hand for 20 questions: if that answers them, "
             "only retrieval is missing; if all sources fit the context window, no index is needed."
         )
+    if tuning.render is None:
+        return CheaperFirst(
+            what="Score the untuned model with a few-shot prompt on 50-100 held-out rows first; if that meets the "
+            "target, stop."
+        )
+    arguments = {"run_id": tuning.render.arguments["run_name"], "candidate": "base", "few_shot": 4}
     return CheaperFirst(
-        what="Score the untuned model with a few-shot prompt on 50-100 held-out rows first; if that meets the target, "
-        "stop. run_eval measures the same base, without examples in the prompt, beside the tuned model."
+        what="A few-shot prompt on the untuned model. After tuning.render and before training, this call scores the "
+        "base with and without 4 training examples on the held-out rows; if that meets the target, stop.",
+        call=Call(tool="run_eval", arguments=arguments),
     )
 
 
@@ -241,4 +248,5 @@ def _next_step(verdict: str, tuning: TuningPlan | None, query: ApproachQuery) ->
         return "Gather the data, measure the few-shot baseline, and use the settings in `tuning` with TRL directly."
     if not query.dataset_path:
         return "Call validate_dataset(dataset_path=...) on your rows, then recommend_approach again with dataset_path."
-    return f"Call validate_dataset(dataset_path={query.dataset_path!r}), then the call in tuning.render."
+    check = f"validate_dataset(dataset_path={query.dataset_path!r})"
+    return f"Call {check}, then the calls in tuning.render and in cheaper_first."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from skill.advise.look import look
 from skill.advise.plan import run_name
 from skill.advise.tables import FOLDER, holds, step, table
 from skill.errors import DataError, NotFound, SpecError, WorkspaceError
+from skill.evaluation import run_eval
 from skill.recipes import resolve
 from skill.workspace import Workspace
 
@@ -166,6 +168,18 @@ def test_the_ready_call_resolves_to_a_run(ws):
         given["overrides"],
     )
     assert spec.method.r == given["lora_rank"] and spec.model.id == "smollm2-135m-instruct"
+
+
+def test_the_cheaper_alternative_is_a_call_on_the_rendered_run(ws):
+    advice = ask(ws, examples=3000, model="smollm2-135m-instruct")
+    call = advice.cheaper_first.call
+    assert (call.tool, call.arguments) == (
+        "run_eval",
+        {"run_id": advice.tuning.render.arguments["run_name"], "candidate": "base", "few_shot": 4},
+    )
+    assert set(call.arguments) <= set(inspect.signature(run_eval).parameters)
+    unrendered = ask(ws, "Users like or dislike replies; 20k ratings", has_preferences=True)
+    assert (unrendered.cheaper_first.call is None) == (unrendered.tuning.render is None)
 
 
 def test_what_cannot_be_rendered_says_so(ws):
