@@ -6,7 +6,8 @@
 expected.json: {"codes": {code: [rows]}, "format": name}, and as it likes: "max_length", "args": {"eval": FILE},
 "ignore": {code: [rows]} (rows that count neither as hit nor as false alarm). Rows are 0-based records in file order; a
 code with no rows is a fault of the dataset. A row with a code is one decision, and so is a dataset with one. Lines
-before the last say what was wrong. The last line is one JSON object: cases, precision, recall, format_accuracy, per_code.
+before the last say what was wrong. The last line is one JSON object: cases, precision,
+recall, format_accuracy, per_code.
 """
 
 from __future__ import annotations
