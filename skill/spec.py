@@ -239,6 +239,11 @@ def contradictions(spec: RunSpec) -> list[str]:
             "data.packing with method 'prefix': prefix tuning goes through past_key_values, which switches off the "
             "block mask between packed rows. Set data.packing to false."
         )
+    if method.type == "prefix" and training.activation_checkpointing:
+        out.append(
+            "training.activation_checkpointing with method 'prefix': the prefix is a cache, keys and mask get different "
+            "lengths and the step fails. Set training.activation_checkpointing to false."
+        )
     if spec.launch.merge_after and not spec.mergeable:
         out.append(
             f"launch.merge_after with method {method.type!r}: there is nothing that can be merged into the base. "

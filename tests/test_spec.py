@@ -77,6 +77,10 @@ def test_all_problems_at_once():
     ("parts", "fix"),
     [
         ({"method__type": "qlora", "training__precision": "fp16"}, "Set training.precision to 'bf16'"),
+        (
+            {"method": {"type": "prefix"}, "training__activation_checkpointing": True},
+            "Set training.activation_checkpointing to false",
+        ),
         ({"model__dtype": "bfloat16", "training__precision": "fp16"}, "Set training.precision to 'bf16'"),
         ({"method__type": "full", "model__dtype": "float16"}, "Remove model.dtype"),
         ({"data__eval_fraction": 0}, "Set data.eval or data.eval_fraction"),
