@@ -241,8 +241,8 @@ def contradictions(spec: RunSpec) -> list[str]:
         )
     if method.type == "prefix" and training.activation_checkpointing:
         out.append(
-            "training.activation_checkpointing with method 'prefix': the prefix is a cache, keys and mask get different "
-            "lengths and the step fails. Set training.activation_checkpointing to false."
+            "training.activation_checkpointing with method 'prefix': the prefix is a cache, keys and mask get "
+            "different lengths and the step fails. Set training.activation_checkpointing to false."
         )
     if spec.launch.merge_after and not spec.mergeable:
         out.append(
