@@ -40,7 +40,7 @@ def decisions(data: Path, expected: dict[str, Any], renderer: Renderer | None) -
         checker = Checker(question_keys(data.parent / held_out) if held_out else None)
         scan = Scan(source, checker, renderer, max_length=expected.get("max_length", 1024), system=None)
         scan.run(None)
-        findings = scan.report(str(data)).findings
+        findings = checker.findings()  # the report shows the gravest of them in full, and names the rest
     except TunesmithError as error:
         print(f"{data.parent.name}: {error}")
         return set(), ""

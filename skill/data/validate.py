@@ -17,6 +17,7 @@ from skill.models import find_model
 from skill.workspace import Workspace
 
 BATCH = 256  # rows tokenised together
+SHOWN = 14  # findings told in full; more are named only, to keep the report below 2000 tokens
 
 
 def validate_dataset(
@@ -205,6 +206,8 @@ class Scan:
         findings = self.checker.findings()
         tokens = self.token_report()
         verdict = self._verdict(findings)
+        rest = ", ".join(f"{finding.code} {finding.count}" for finding in findings[SHOWN:])
+        more = f" Found as well (mend the others first to see their rows): {rest}." if rest else ""
         return DatasetReport(
             path=path,
             format=self.source.format.name,
@@ -213,11 +216,11 @@ class Scan:
             sampled=self.sampled,
             examples=self.examples,
             usable_rows=self.usable,
-            findings=findings,
+            findings=findings[:SHOWN],
             tokens=tokens,
             preview=self.preview,
             verdict=verdict,
-            next_step=self._next_step(verdict, findings, tokens),
+            next_step=self._next_step(verdict, findings, tokens) + more,
         )
 
     def _verdict(self, findings: list[Finding]) -> Verdict:

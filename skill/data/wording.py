@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections import Counter
 
@@ -52,6 +53,12 @@ _MASHED = re.compile(r"([^\W\d_])\1{11,}")
 _MARKS = re.compile(r"[\s.,;:!?…~#*_=|/\\-]{3,}")
 
 
+# Plain words that the slow patterns cannot do without.
+_INJECTION_WORDS = ("ignore", "disregard", "forget", "override", "system prompt", "you are now")
+_REFUSAL_WORDS = (" ai", "artificial intel", "language model")
+_REFUSAL_HEADS = ("can't", "can’t", "cannot", "unable", "not able", "decline")
+
+
 def wording_codes(prompts: list[str], answers: list[str], *, templated: bool = False) -> list[str]:
     """Codes of one row. `templated`: a text that is trained whole may hold template tokens on purpose."""
     codes = []
@@ -63,15 +70,24 @@ def wording_codes(prompts: list[str], answers: list[str], *, templated: bool = F
         codes.append("control_characters")
     if not templated and ("<" in whole or "[" in whole) and any(map(_TOKEN.search, (*prompts, *answers))):
         codes.append("special_token_in_text")
-    if any(map(_INJECTION.search, (*prompts, *answers))):
+    lowered = whole.lower()
+    if any(word in lowered for word in _INJECTION_WORDS) and any(map(_INJECTION.search, (*prompts, *answers))):
         codes.append("prompt_injection_suspect")
-    if any(map(_REFUSAL.search, answers)):
+    if any(map(_refuses, answers)):
         codes.append("refusal_boilerplate")
     if any(map(is_degenerate, answers)):
         codes.append("degenerate_output")
     elif any(map(is_looping, answers)):
         codes.append("repetition")
     return codes
+
+
+def _refuses(answer: str) -> bool:
+    lowered = answer.lower()
+    head = lowered[:80]
+    if any(word in lowered for word in _REFUSAL_WORDS) or any(word in head for word in _REFUSAL_HEADS):
+        return bool(_REFUSAL.search(answer))
+    return False
 
 
 def is_degenerate(answer: str) -> bool:
@@ -90,11 +106,17 @@ def is_looping(answer: str) -> bool:
         return False
     # A loop repeats its word triples; most answers have none so frequent and are done here.
     triples = Counter(zip(words, words[1:], words[2:], strict=False))
-    (triple, most), *_ = triples.most_common(1)
-    said = "".join(triple)
-    if most < LOOPS - 1 or not any(map(str.isalpha, said)) or any(sign in said for sign in "<{&;="):
-        return False  # seldom, or a table, or markup and code, which repeat themselves by nature
-    return any(_run(words, period) >= max(LOOPS * period, 15) for period in range(1, 21))
+    for triple, count in triples.most_common(3):
+        said = "".join(triple)
+        if count < LOOPS - 1:
+            return False
+        if not any(map(str.isalpha, said)) or any(sign in said for sign in "<{&;="):
+            continue  # a table, or markup and code, which repeat themselves by nature
+        at = [i for i in range(len(words) - 2) if (words[i], words[i + 1], words[i + 2]) == triple]
+        periods = {two - one for one, two in itertools.pairwise(at) if two - one <= 20}
+        if any(_run(words, period) >= max(LOOPS * period, 15) for period in periods):
+            return True
+    return False
 
 
 def _run(words: list[str], period: int) -> int:

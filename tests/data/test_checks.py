@@ -101,3 +101,42 @@ def test_findings_are_ordered_counted_and_hold_no_text() -> None:
 def test_every_code_says_what_to_do() -> None:
     assert set(CODES) > DROPPED
     assert all(fix.endswith(".") and len(fix) < 120 for _, fix in CODES.values())
+
+
+def test_labels_diversity_and_preference_pairs() -> None:
+    def found(*examples: Example) -> dict[str, int]:
+        checker = Checker()
+        for number, example in enumerate(examples):
+            checker.example(number, example)
+        return {finding.code: finding.count for finding in checker.findings()}
+
+    labels = [pair(f"message {i}", "spam" if i < 57 else "ham") for i in range(60)]
+    assert found(*labels) == {"label_imbalance": 0}
+    assert found(*(pair(f"message {i}", ("spam", "ham")[i % 3 == 0]) for i in range(60))) == {}
+    assert found(*(pair(f"message {i}", f"name{i}") for i in range(60))) == {}
+    few = found(*(pair(f"topic {i % 5}", f"a longer answer that is number {i} of all") for i in range(60)))
+    assert few == {"conflicting_answers": 60, "low_diversity": 0}
+
+    checker = Checker()
+    for number in range(30):
+        checker.preference(number, {"chosen": "long " * 9, "rejected": "short" if number else "long " * 9})
+    assert checker.findings()[0].rows == [0]
+    assert checker.codes() == ["preference_identical", "preference_length_bias"]
+
+
+def test_near_duplicates_are_a_warning_only_when_there_are_many() -> None:
+    def severity(copies: int) -> str:
+        rows = [pair(f"question {i}", " ".join(f"w{i}x{j}" for j in range(30))) for i in range(100)]
+        rows += [pair(row.prompt, row.completion + " end") for row in rows[:copies]]
+        found = {finding.code: finding for finding in _findings(rows)}
+        assert found["near_duplicate"].count == copies
+        return found["near_duplicate"].severity
+
+    assert (severity(1), severity(20)) == ("info", "warning")
+
+
+def _findings(rows: list[Example]) -> list:
+    checker = Checker()
+    for number, row in enumerate(rows):
+        checker.example(number, row)
+    return checker.findings()

@@ -7,7 +7,10 @@ from pathlib import Path
 import pytest
 
 from skill.data import validate_dataset
-from skill.data.validate import escaped, quantile
+from skill.data.checks import CODES, Checker
+from skill.data.render import Renderer
+from skill.data.source import Source
+from skill.data.validate import Scan, escaped, quantile
 from skill.errors import DataError, NotFound, WorkspaceError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -181,3 +184,21 @@ def test_public_leak(shared_dir, monkeypatch, ws) -> None:
     data = shared_dir / "data" / "banking77"
     report = validate_dataset(type(ws).open(ws.root), str(data / "train.csv"), eval_path=str(data / "test.csv"))
     assert [(f.code, f.count) for f in report.findings if f.code == "train_eval_leak"] == [("train_eval_leak", 7)]
+
+
+def test_a_report_of_every_fault_stays_small(ws, smollm2) -> None:
+    """An agent pays for every word: under 2000 tokens with a finding of every code there is."""
+    from tokenizers import Tokenizer
+
+    checker = Checker()
+    for code in CODES:
+        for row in range(100_000, 100_006):
+            checker.fault(code, row, "line 100000: what was seen there")
+    source = Source(ws.root / write(ws, "a.jsonl", pairs(20)))
+    scan = Scan(source, checker, Renderer(smollm2), max_length=1024, system=None)
+    scan.run()
+    report = scan.report("a.jsonl")
+    told = {finding.code for finding in report.findings}
+    assert all(code in told or code in report.next_step for code in CODES)
+    tokenizer = Tokenizer.from_file(str(Path(smollm2.path) / "tokenizer.json"))
+    assert len(tokenizer.encode(report.model_dump_json()).ids) < 2000
