@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 import torch
-from merge_cases import save_adapter
 from peft import PrefixTuningConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
 from skill.spec import parse
 from skill.workspace import RunDir, Workspace, write_spec
+from tests.adapters.merge_cases import save_adapter
 
 
 @pytest.fixture

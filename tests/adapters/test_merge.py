@@ -15,13 +15,13 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from merge_cases import logits_of, merged_by_peft, save_adapter, save_base, tensors
 
 from skill.adapters.bits import from_float32, to_float32
 from skill.adapters.lora import NeedsPeft
 from skill.adapters.merge import merge_folder
 from skill.adapters.shards import read_model
 from skill.errors import ConflictError, ModelUnsupported, NotFound, ResourceError
+from tests.adapters.merge_cases import logits_of, merged_by_peft, save_adapter, save_base, tensors
 
 KINDS = {
     "lora": {},

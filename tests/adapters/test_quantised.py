@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 import torch
-from merge_cases import save_adapter, tensors
 
 from skill.adapters.merge import merge_folder
 from skill.adapters.quantised import quantised_names, round_trip
 from skill.inference import load_trained_base, quantisation, with_adapter
 from skill.spec import parse
+from tests.adapters.merge_cases import save_adapter, tensors
 
 
 @pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing.:FutureWarning")

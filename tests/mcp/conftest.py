@@ -12,9 +12,9 @@ import httpx2
 import pytest
 from mcp import Client, StdioServerParameters
 from mcp.client.streamable_http import streamable_http_client
-from mcp_cases import HttpServer
 
 from mcp_server.server import build_server
+from tests.mcp.mcp_cases import HttpServer
 
 
 @pytest.fixture(scope="session")

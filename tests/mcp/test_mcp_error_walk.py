@@ -6,10 +6,10 @@ import json
 
 import pytest
 from mcp import Client
-from runs.conftest import make_run  # noqa: F401 (a fixture)
 
 from mcp_server.server import build_server
 from mcp_server.tools import all_tools
+from tests.runs.conftest import make_run  # noqa: F401 (a fixture)
 
 pytestmark = pytest.mark.anyio
 MODEL = "smollm2-135m-instruct"

@@ -8,7 +8,8 @@ import sys
 
 import httpx2
 import psutil
-from mcp_cases import HttpServer
+
+from tests.mcp.mcp_cases import HttpServer
 
 LIST = {"jsonrpc": "2.0", "id": 1, "method": "tools/list"}
 ACCEPT = {"Accept": "application/json, text/event-stream"}

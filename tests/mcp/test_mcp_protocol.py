@@ -7,7 +7,8 @@ import json
 import pytest
 from mcp import MCPError
 from mcp.types import PromptReference, ResourceTemplateReference
-from mcp_cases import TOOLS
+
+from tests.mcp.mcp_cases import TOOLS
 
 pytestmark = pytest.mark.anyio
 

@@ -10,7 +10,8 @@ import sys
 
 import pytest
 from mcp import Client, StdioServerParameters
-from mcp_cases import TOOLS
+
+from tests.mcp.mcp_cases import TOOLS
 
 # Processor seconds, which a busy machine does not stretch much: measured 0.9 alone, 1.3 beside six other processes.
 # The figure that counts, 1.5 s on the wall of an idle machine, follows from it. An import of torch alone would add 3.

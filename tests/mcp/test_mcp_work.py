@@ -11,9 +11,9 @@ import anyio
 import pytest
 from mcp import Client, StdioServerParameters
 from mcp.client.subscriptions import ResourceUpdated
-from runs.conftest import make_run  # noqa: F401 (a fixture)
 
 from mcp_server.server import build_server
+from tests.runs.conftest import make_run  # noqa: F401 (a fixture)
 
 pytestmark = pytest.mark.anyio
 

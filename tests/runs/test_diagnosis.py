@@ -11,9 +11,8 @@ from skill.recipes import apply_overrides
 from skill.runs import get_run
 from skill.runs.diagnosis import RULES, less_memory, steadier
 from skill.spec import RunSpec, parse
-
-from .conftest import MakeRun, until
-from .test_engine import ended, start
+from tests.runs.conftest import MakeRun, until
+from tests.runs.test_engine import ended, start
 
 
 @pytest.mark.parametrize(

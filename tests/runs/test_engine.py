@@ -13,8 +13,7 @@ from skill.runs.processes import is_same
 from skill.runs.states import ENDED
 from skill.runs.store import events, load, read_object, record_file
 from skill.workspace import read_spec, write_spec
-
-from .conftest import MakeRun, until
+from tests.runs.conftest import MakeRun, until
 
 
 def start(ws, run) -> LaunchStarted:

@@ -5,9 +5,8 @@ import pytest
 from skill.runs import get_run
 from skill.runs.local import child_environment
 from skill.runs.slots import visible_gpus
-
-from .conftest import MakeRun
-from .test_engine import ended, start
+from tests.runs.conftest import MakeRun
+from tests.runs.test_engine import ended, start
 
 
 def test_only_what_training_needs_is_passed_on(ws, make_run: MakeRun, monkeypatch: pytest.MonkeyPatch):

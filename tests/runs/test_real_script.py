@@ -16,9 +16,8 @@ from skill.runs.store import load
 from skill.scripts import render_run
 from skill.spec import parse
 from skill.workspace import RunDir, Workspace
-
-from .conftest import end_all, until
-from .test_engine import ended
+from tests.runs.conftest import end_all, until
+from tests.runs.test_engine import ended
 
 
 @pytest.fixture

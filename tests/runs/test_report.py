@@ -8,9 +8,8 @@ from skill.runs import write_report
 from skill.runs.curves import chart, pieces, ticks
 from skill.runs.metrics import Point
 from skill.workspace import write_json
-
-from .conftest import MakeRun
-from .test_engine import ended, start
+from tests.runs.conftest import MakeRun
+from tests.runs.test_engine import ended, start
 
 EVIL = '<script>alert(1)</script><img src="https://evil.example/x.png" onerror=alert(1)>'
 

@@ -19,9 +19,8 @@ from skill.runs.processes import Process, identity, is_held, is_same, signal_job
 from skill.runs.states import ENDED
 from skill.runs.store import JobRecord, load, record_file, run_locked, save, supervisor_lock, worker_lock
 from skill.workspace import write_json
-
-from .conftest import MakeRun, processes_under, until
-from .test_engine import ended, start, weights
+from tests.runs.conftest import MakeRun, processes_under, until
+from tests.runs.test_engine import ended, start, weights
 
 
 def running(ws, run, step=3) -> JobRecord:

@@ -10,9 +10,8 @@ from skill.errors import ConflictError, StateError
 from skill.runs import cancel_run, get_run, start_job
 from skill.runs.states import ENDED
 from skill.runs.store import load, read_object, result_file
-
-from .conftest import MakeRun, until
-from .test_engine import start
+from tests.runs.conftest import MakeRun, until
+from tests.runs.test_engine import start
 
 WORKER = """
 import sys, time
