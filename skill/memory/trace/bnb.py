@@ -55,14 +55,15 @@ def quantise(model: nn.Module, job: Job) -> None:
         out = _MatMul4Bit.apply(x.to(dtype), self.tunesmith_state)
         return out.to(kept)  # type: ignore[union-attr]
 
-    linear_class = type("Linear4bit", (bnb.nn.Linear4bit,), {"forward": forward})
+    layers: Any = bnb.nn  # its names are not in __all__
+    linear_class: Any = type("Linear4bit", (layers.Linear4bit,), {"forward": forward})
     for module in list(model.modules()):
         for name, child in list(module.named_children()):
             if type(child) is not nn.Linear or name == "lm_head":
                 continue
             state = _State(child.out_features, child.in_features, nested=job.quant == "nf4-dq", dtype=dtype)
             quantised = linear_class(child.in_features, child.out_features, bias=child.bias is not None, device="meta")
-            quantised.weight = bnb.nn.Params4bit(state.packed, requires_grad=False, bnb_quantized=True)
+            quantised.weight = layers.Params4bit(state.packed, requires_grad=False, bnb_quantized=True)
             if child.bias is not None:
                 quantised.bias = child.bias
             quantised.tunesmith_state = state

@@ -211,7 +211,7 @@ def emulated(*, flash: bool = True) -> Iterator[None]:
 
     def half_to_float(x: torch.Tensor, dim: int | None = None, _stacklevel: int = 3, dtype: Any = None) -> torch.Tensor:
         if x.device.type == "meta" and x.dtype == torch.float16 and dtype == torch.float32 and dim is not None:
-            return torch._softmax(x, dim, True)
+            return torch.ops.aten._softmax(x, dim, True)
         return softmax(x, dim=dim, _stacklevel=_stacklevel, dtype=dtype)
 
     def dropout(x: torch.Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> torch.Tensor:

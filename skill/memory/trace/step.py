@@ -151,11 +151,11 @@ def _trl_kernels() -> Any:
         (kernels, "_forward_tile", kernels._forward_tile),
         (kernels, "_backward_tile", kernels._backward_tile),
         (kernels, "_addmm_fp32", kernels._addmm_fp32),
-        (utils, "_use_triton", utils._use_triton),
+        (utils, "_use_triton", utils._use_triton),  # pyright: ignore[reportPrivateImportUsage]
     ]
     kernels._forward_tile = kernels._backward_tile = lambda *a, **k: None
     kernels._addmm_fp32 = lambda acc, a, b: None
-    utils._use_triton = lambda device: True
+    utils._use_triton = lambda device: True  # pyright: ignore[reportPrivateImportUsage]
     try:
         yield
     finally:
