@@ -90,7 +90,6 @@ def script_context(spec: RunSpec, model: ModelInfo, *, chat_rows: bool, rows: in
         "pins": pins(spec),
         "in_words": IN_WORDS[method.type],
         "out": out,
-        "generation_file": f"{out}/generation_config.json",
         "method": method.type,
         "lora": lora,
         "quantization": method.model_dump() if quantised else None,

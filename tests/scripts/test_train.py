@@ -179,9 +179,41 @@ def test_killed_and_stopped_runs_end_with_the_same_bytes(ws, make_spec, tiny_mod
     assert len(starts) == 3 and starts[0] == 0 and starts[1] % 40 == 0 and starts[2] == stopped_at
     name = "adapter_model.safetensors"
     assert (folder / "adapter" / name).read_bytes() == (whole / "adapter" / name).read_bytes()
+    # Killed after the last step, before the result was written: nothing is trained again.
+    before = len(metrics(folder))
+    shutil.rmtree(folder / "adapter")
+    (folder / "result.json").unlink()
+    done = run_script(folder)
+    assert done.returncode == 0, done.stderr
+    assert len(metrics(folder)) == before
+    assert (folder / "adapter" / name).read_bytes() == (whole / "adapter" / name).read_bytes()
+
     one, other = (json.loads((path / "result.json").read_text()) for path in (folder, whole))
     for key in ("steps", "best_checkpoint", "best_eval_loss", "train_loss"):
         assert one[key] == other[key]
+
+
+def test_early_stopping_is_remembered(ws, make_spec, tiny_model, conversations):
+    """A learning rate that only makes it worse: it stops after two evaluations without gain, also when asked again."""
+    spec = make_spec(
+        model={"id": tiny_model.id},
+        method={**LORA, "r": 16},
+        training={"max_steps": 100, "eval_steps": 5, "early_stopping_patience": 2, "learning_rate": 1.0},
+    )
+    render_run(ws, spec)
+    folder = ws.run("run").path
+    results = []
+    for _ in range(2):
+        done = run_script(folder)
+        assert done.returncode == 0, done.stderr
+        result = json.loads((folder / "result.json").read_text())
+        results.append((result["steps"], result["best_checkpoint"], result["best_eval_loss"]))
+    evals = [event["eval_loss"] for event in metrics(folder) if "eval_loss" in event]
+    assert results[0] == results[1]
+    assert results[0][0] == 5 * len(evals) < 100
+    assert results[0][2] == min(evals) == evals[-3]
+    chosen = folder / results[0][1] / "adapter_model.safetensors"
+    assert chosen.read_bytes() == (folder / "adapter" / "adapter_model.safetensors").read_bytes()
 
 
 def test_a_zipped_folder_runs_elsewhere(ws, make_spec, tiny_model, conversations, tmp_path):
