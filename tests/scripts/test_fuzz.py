@@ -18,7 +18,7 @@ from skill.scripts.literals import environment
 from skill.spec import parse
 from tests.scripts.test_script_text import HOSTILE, constants, skeleton
 
-EXAMPLES = int(os.environ.get("TUNESMITH_FUZZ", "150"))  # 10,000 take ten minutes
+EXAMPLES = int(os.environ.get("TUNESMITH_FUZZ", "150"))  # 10,000 take nine minutes of one core
 TEMPLATE = environment().get_template("train_sft.py.j2")
 strings = st.sampled_from(HOSTILE) | st.text(min_size=1, max_size=60)
 numbers = st.floats(1e-9, 1, allow_nan=False)
