@@ -139,6 +139,14 @@ def test_workspace_option_before_and_after_the_verb(tmp_path, capsys, monkeypatc
     }
 
 
+def test_check_reads_a_script_of_ones_own_and_names_each_stale_argument(ws, capsys):
+    script = "from trl import SFTConfig\nargs = SFTConfig(output_dir='o', max_seq_length=8, warmup_ratio=0.1)\n"
+    (ws.root / "train.py").write_text(script, encoding="utf-8")
+    assert main(["check", "train.py"]) == 1
+    out = capsys.readouterr().out
+    assert "It is max_length now." in out and "warmup_steps=0.1" in out
+
+
 def test_check_names_every_problem(ws, capsys):
     (ws.root / "spec.yaml").write_text(
         "name: a\nmodel: {id: m}\ndata: {train: t.jsonl, max_seq_length: 9}\nmethod: {type: lora, rank: 4}\n",

@@ -83,8 +83,8 @@ def add_parsers(verbs: Any, shared: argparse.ArgumentParser) -> None:
     parser = verb("recipes", recipes, "named starting points, or the text of one", "sft-qlora")
     parser.add_argument("name", nargs="?", metavar="RECIPE")
 
-    parser = verb("check", check, "check a run.yaml or recipe file: every problem at once", "my-run.yaml")
-    parser.add_argument("spec", metavar="FILE", help="a RunSpec in YAML")
+    parser = verb("check", check, "check a run.yaml, or your own train.py against the installed libraries", "train.py")
+    parser.add_argument("file", metavar="FILE", help="a RunSpec in YAML, or a Python script (read, never run)")
 
     parser = verb("render", render, "write the run folder with its train.py",
                   "my-run --model smollm2-135m-instruct --train tickets.csv --set training.seed=7")  # fmt: skip
@@ -186,7 +186,14 @@ def check(args: argparse.Namespace) -> int:
 
     from skill.workspace import Workspace, read_spec
 
-    spec = read_spec(Workspace.open().read_path(args.spec, what="spec file"))
+    ws = Workspace.open()
+    if args.file.endswith(".py"):
+        from skill.scripts import check_script
+
+        found = check_script(ws, args.file)
+        emit(found, as_json=args.json)
+        return 1 if found.errors else 0
+    spec = read_spec(ws.read_path(args.file, what="spec file"))
     told = {"name": spec.name, "valid": True, "fingerprint": spec.fingerprint[:12], "dtype": spec.dtype}
     print(json.dumps(told) if args.json else f"{spec.name}: valid ({spec.method.type}, {spec.dtype} weights)")
     return 0
