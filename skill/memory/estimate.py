@@ -6,10 +6,11 @@ from typing import Literal
 
 from skill.errors import SpecError
 from skill.memory.certainty import Bounds, certainty
+from skill.memory.duration import training_time
 from skill.memory.gpus import GIB, Gpu, find_gpu, known_gpus, live_gpus
 from skill.memory.host import host_peak
 from skill.memory.job import OPTIMIZERS, Job, job_from_spec
-from skill.memory.models import DevicePeak, Gib, MemoryEstimate
+from skill.memory.models import DevicePeak, Gib, GpuFit, MemoryEstimate, TrainingTime
 from skill.memory.options import fits, levers
 from skill.memory.peak import Peak, peak
 from skill.memory.resolve import resolve_shape
@@ -35,9 +36,14 @@ def estimate_vram(
     gpu: str | None = None,
     num_gpus: int = 1,
     sharding: Sharding = "none",
+    tokens: int | None = None,
+    price_per_gpu_hour: float | None = None,
     trace: bool = False,
 ) -> MemoryEstimate:
     """Peak memory of one training step of the script that render_training_script would write, per GPU.
+
+    tokens: to be trained on in all (validate_dataset's total times epochs); gives the time on `gpu`, or on the smallest
+    GPU that fits, and with price_per_gpu_hour its cost.
 
     trace: run the installed libraries' own code on meta tensors in a subprocess (about ten seconds) instead of the
     analytic model.
@@ -57,6 +63,12 @@ def estimate_vram(
     problems = [f"{name} must be at least 1; got {value}." for name, value in counts.items() if value < 1]
     if optimizer not in OPTIMIZERS:
         problems.append(f"optimizer must be one of {', '.join(OPTIMIZERS)}; got {optimizer[:40]!r}.")
+    if tokens is not None and tokens < 1:
+        problems.append(f"tokens must be at least 1; got {tokens}.")
+    if price_per_gpu_hour is not None and price_per_gpu_hour < 0:
+        problems.append(f"price_per_gpu_hour must not be negative; got {price_per_gpu_hour}.")
+    if price_per_gpu_hour is not None and tokens is None:
+        problems.append("price_per_gpu_hour needs tokens: a cost is hours times a price.")
     if sharding not in ("none", "ddp") and num_gpus == 1:
         problems.append(f"sharding {sharding!r} needs num_gpus of at least 2; got 1.")
     if problems:
@@ -82,7 +94,7 @@ def estimate_vram(
         num_gpus=num_gpus,
         sharding=sharding,
     )
-    return _on_gpu(job, model, method, chosen, trace=trace)
+    return _on_gpu(job, model, method, chosen, trace=trace, tokens=tokens, price=price_per_gpu_hour)
 
 
 def estimate_for(ws: Workspace, spec: RunSpec, *, gpu: str | None = None) -> MemoryEstimate:
@@ -101,7 +113,16 @@ def _attention(gpu: Gpu | None, precision: str) -> Literal["flash", "efficient"]
     return "efficient" if precision == "fp32" or (gpu is not None and not gpu.flash) else "flash"
 
 
-def _on_gpu(job: Job, model: str, method: str, gpu: Gpu | None, *, trace: bool = False) -> MemoryEstimate:
+def _on_gpu(
+    job: Job,
+    model: str,
+    method: str,
+    gpu: Gpu | None,
+    *,
+    trace: bool = False,
+    tokens: int | None = None,
+    price: float | None = None,
+) -> MemoryEstimate:
     result = peak(job, compute_capability=gpu.compute_capability if gpu else None)
     if trace:
         from skill.memory.trace import traced_peak
@@ -123,8 +144,20 @@ def _on_gpu(job: Job, model: str, method: str, gpu: Gpu | None, *, trace: bool =
         levers=levers(job),
         assumptions=_assumptions(job, result),
         method_used=result.method_used,
+        time=_time(job, rows, gpu, tokens, price),
         next_step=_next(rows, gpu),
     )
+
+
+def _time(
+    job: Job, rows: list[GpuFit], gpu: Gpu | None, tokens: int | None, price: float | None
+) -> TrainingTime | None:
+    """On the GPU asked for, else on the smallest one that fits; None without tokens or where none fits."""
+    fitting = next((row.gpu for row in rows if row.verdict == "fits"), None)
+    where = gpu or (find_gpu(fitting) if fitting else None)
+    if tokens is None or where is None:
+        return None
+    return training_time(job, where, tokens, price_per_gpu_hour=price)
 
 
 def _on_cpu(job: Job, model: str, method: str) -> MemoryEstimate:

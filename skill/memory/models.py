@@ -19,6 +19,26 @@ class Gib(Result):
     high: float
 
 
+class Span(Result):
+    """A figure with its interval; the unit is in the key that holds it."""
+
+    value: float
+    low: float
+    high: float
+
+
+class TrainingTime(Result):
+    """How long a training takes on one kind of GPU, and what it costs and leaves on the disk."""
+
+    gpu: str
+    num_gpus: int
+    tokens: int
+    hours: Span
+    cost: Span | None = None
+    disk_gib: float
+    basis: str
+
+
 class DevicePeak(Result):
     """Peak of one device over a training step: live tensors, the allocator's cache, and what nvidia-smi shows."""
 
@@ -54,4 +74,5 @@ class MemoryEstimate(Result):
     levers: list[Lever]
     assumptions: list[str]
     method_used: Literal["closed_form", "traced", "analytic"]
+    time: TrainingTime | None = None
     next_step: str

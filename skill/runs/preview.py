@@ -6,12 +6,15 @@ import math
 import shutil
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import psutil
 from pydantic import BaseModel, ConfigDict, Field
 
 from skill.errors import ConflictError, NotFound, TunesmithError
+from skill.memory.duration import checkpoint_bytes, disk_bytes
+from skill.memory.job import job_from_spec
+from skill.memory.resolve import resolve_shape
+from skill.memory.shapes import Shape
 from skill.runs import local, slots, timing
 from skill.runs.states import ENDED
 from skill.runs.store import JobRecord, read_object
@@ -77,7 +80,7 @@ def preview(ws: Workspace, run: RunDir, record: JobRecord | None) -> LaunchPrevi
         warnings.append(f"Only {steps} optimizer steps: too few to learn much. More rows, epochs, or a smaller batch.")
     if _edited(run):
         warnings.append("train.py was edited since it was rendered; it is run as it is.")
-    time = timing.expected(run, spec, steps or 0, device=device, params=shape.params if shape else None)
+    time = timing.expected(run, spec, steps or 0, device=device, shape=shape)
     busy = [] if record and record.state not in ENDED else slots.busy_with(spec)
     argv = local.train_argv()
     result = LaunchPreview(
@@ -153,9 +156,7 @@ def total_steps(run: RunDir, spec: RunSpec) -> int | None:
     return math.ceil(training.num_train_epochs * math.ceil(batches / training.gradient_accumulation_steps))
 
 
-def _shape(ws: Workspace, spec: RunSpec) -> Any | None:
-    from skill.memory.resolve import resolve_shape
-
+def _shape(ws: Workspace, spec: RunSpec) -> Shape | None:
     try:
         return resolve_shape(ws, spec.model.id, spec.model.revision)
     except TunesmithError:
@@ -199,36 +200,16 @@ def free_ram_gib() -> float:
     return round(free / GIB, 1)
 
 
-def trained_params(spec: RunSpec, shape: Any) -> int:
-    """Parameters that train, and so are in a checkpoint; `shape` is a skill.memory.shapes.Shape."""
-    method = spec.method
-    if method.type == "full":
-        return shape.params
-    if method.type == "prefix":
-        return 2 * shape.layers * method.num_virtual_tokens * shape.kv_width
-    names = None if method.target_modules == "all-linear" else set(_names(method.target_modules))
-    linears = [linear for linear in (*shape.attention, *shape.mlp) if names is None or linear.name in names]
-    return shape.layers * sum(method.r * (linear.n_in + linear.n_out) for linear in linears)
-
-
-def _names(target_modules: str | tuple[str, ...]) -> tuple[str, ...]:
-    return (target_modules,) if isinstance(target_modules, str) else target_modules
-
-
-def disk_need(run: RunDir, spec: RunSpec, shape: Any | None) -> Need:
+def disk_need(run: RunDir, spec: RunSpec, shape: Shape | None) -> Need:
     """Bytes of checkpoints, of what is kept at the end and of the merge, on the disk of the run folder.
 
-    A checkpoint holds the trained weights and two optimizer states of the same size (measured: 3 times the weights);
-    one more than save_total_limit exists while the next is written, and the best one is kept beside it.
+    One more checkpoint than save_total_limit exists while the next is written, and the best one is kept beside it.
     """
     free = round(shutil.disk_usage(run.path).free / GIB, 1)
     if shape is None:
         return Need(needed_gib=None, free_gib=free, of="free on the disk of the run folder; the model is not known")
-    trained = trained_params(spec, shape)
-    width = 2 if spec.method.type == "qlora" else 4  # bytes: TRL keeps QLoRA adapters in bfloat16
+    job = job_from_spec(spec, shape)
     checkpoints = spec.training.save_total_limit + 1 + (1 if spec.training.load_best_model_at_end else 0)
-    total = trained * width * 3 * checkpoints + trained * width
-    if spec.launch.merge_after:
-        total += shape.params * 2  # bfloat16
-    kept = f"{checkpoints} checkpoints of {trained * width * 3 / GIB:.2f} GiB and the result"
+    total = disk_bytes(job, checkpoints=checkpoints, merged=spec.launch.merge_after)
+    kept = f"{checkpoints} checkpoints of {checkpoint_bytes(job) / GIB:.2f} GiB and the result"
     return Need(needed_gib=round(total / GIB, 2), free_gib=free, of=kept)
