@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Literal
 
-from skill.errors import SpecError
+from skill.errors import NotFound, SpecError
 from skill.memory.certainty import Bounds, certainty
 from skill.memory.duration import training_time
 from skill.memory.gpus import GIB, Gpu, find_gpu, known_gpus, live_gpus
 from skill.memory.host import host_peak
 from skill.memory.job import OPTIMIZERS, Job, job_from_spec
 from skill.memory.models import DevicePeak, Gib, GpuFit, MemoryEstimate, TrainingTime
-from skill.memory.options import fits, levers
+from skill.memory.options import fits, fits_at_hand, levers
 from skill.memory.peak import Peak, peak
 from skill.memory.resolve import resolve_shape
 from skill.spec import RunSpec
 from skill.workspace import Workspace
 
+LIVE_AGE_S = 5.0  # nvidia-smi takes longer than an estimate; what-if questions come in bursts
 Method = Literal["full", "lora", "qlora", "prefix"]
 Sharding = Literal["none", "ddp", "zero1", "zero2", "zero3", "fsdp"]
 
@@ -129,7 +131,8 @@ def _on_gpu(
 
         result = traced_peak(job, result)
     sure = certainty(job, result.allocated, result.cached, result.context)
-    rows = fits(job, result, [gpu] if gpu else known_gpus())
+    at_hand = [] if gpu else fits_at_hand(job, result, live_gpus(max_age_s=LIVE_AGE_S))
+    rows = at_hand + fits(job, result, [gpu] if gpu else known_gpus())
     return MemoryEstimate(
         model=model,
         method=method,
@@ -152,12 +155,13 @@ def _on_gpu(
 def _time(
     job: Job, rows: list[GpuFit], gpu: Gpu | None, tokens: int | None, price: float | None
 ) -> TrainingTime | None:
-    """On the GPU asked for, else on the smallest one that fits; None without tokens or where none fits."""
-    fitting = next((row.gpu for row in rows if row.verdict == "fits"), None)
-    where = gpu or (find_gpu(fitting) if fitting else None)
-    if tokens is None or where is None:
+    """On the GPU asked for, else on the one at hand or the smallest one that fits; None without tokens or a GPU."""
+    if tokens is None:
         return None
-    return training_time(job, where, tokens, price_per_gpu_hour=price)
+    for name in [gpu.name] if gpu else [row.gpu for row in rows if row.verdict == "fits"]:
+        with suppress(NotFound):  # a GPU at hand that the table does not know
+            return training_time(job, find_gpu(name), tokens, price_per_gpu_hour=price)
+    return None
 
 
 def _on_cpu(job: Job, model: str, method: str) -> MemoryEstimate:
@@ -202,4 +206,6 @@ def _next(rows: list, gpu: Gpu | None) -> str:
         return "Call estimate_vram again with one of the levers, or a larger gpu."
     if smallest is None:
         return "Call estimate_vram again with one of the levers, or with num_gpus and sharding fsdp."
+    if smallest.at_hand:
+        return f"Call render_training_script with these settings; {smallest.gpu}, at hand, has room for it now."
     return f"Call render_training_script with these settings; the smallest GPU that fits is {smallest.gpu}."

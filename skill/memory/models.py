@@ -48,7 +48,10 @@ class DevicePeak(Result):
 
 
 class GpuFit(Result):
+    """at_hand: a GPU of this machine; memory_gib is then what is free on it now, else what the card gives a process."""
+
     gpu: str
+    at_hand: bool | None = None
     memory_gib: float
     verdict: Literal["fits", "tight", "does_not_fit"]
     probability: float
