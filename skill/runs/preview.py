@@ -6,11 +6,13 @@ import math
 import shutil
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import psutil
 from pydantic import BaseModel, ConfigDict, Field
 
 from skill.errors import ConflictError, NotFound, TunesmithError
+from skill.memory import MemoryEstimate, estimate_for
 from skill.memory.duration import checkpoint_bytes, disk_bytes
 from skill.memory.job import job_from_spec
 from skill.memory.resolve import resolve_shape
@@ -73,7 +75,8 @@ def preview(ws: Workspace, run: RunDir, record: JobRecord | None) -> LaunchPrevi
     shape = _shape(ws, spec)
     steps = total_steps(run, spec)
     warnings: list[str] = []
-    memory, disk = _memory(ws, spec, device, warnings), disk_need(run, spec, shape)
+    estimate = _estimate(ws, spec)
+    memory, disk = _memory(estimate, device, warnings), disk_need(run, spec, shape)
     if disk.needed_gib is not None and disk.free_gib is not None and disk.needed_gib + KEPT_FREE_GIB > disk.free_gib:
         warnings.append(f"The disk has {disk.free_gib} GiB free; the run needs about {disk.needed_gib} GiB.")
     if steps is not None and steps < 10:
@@ -101,8 +104,16 @@ def preview(ws: Workspace, run: RunDir, record: JobRecord | None) -> LaunchPrevi
         next_step=_next_step(run, busy, warnings),
     )
     with suppress(OSError):
-        write_json(preview_file(run), result.model_dump(mode="json"))
+        said = {} if isinstance(estimate, TunesmithError) else {"predicted": prediction(estimate)}
+        write_json(preview_file(run), result.model_dump(mode="json") | said)
     return result
+
+
+def prediction(estimate: MemoryEstimate) -> dict[str, Any]:
+    """The figures of an estimate that the run's own measurement is held against later (accuracy.py)."""
+    peak = estimate.device_peak
+    figures = {"allocated_gib": peak.allocated_gib, "process_gib": peak.process_gib}
+    return {"device": estimate.device, **{key: figure.model_dump() for key, figure in figures.items()}}
 
 
 def preview_file(run: RunDir) -> Path:
@@ -163,14 +174,17 @@ def _shape(ws: Workspace, spec: RunSpec) -> Shape | None:
         return None
 
 
-def _memory(ws: Workspace, spec: RunSpec, device: str, warnings: list[str]) -> Need:
-    from skill.memory import estimate_for
-
-    free, where = (_free_gpu_gib(), "free on the GPU") if device == "cuda" else (free_ram_gib(), "RAM available")
+def _estimate(ws: Workspace, spec: RunSpec) -> MemoryEstimate | TunesmithError:
     try:
-        estimate = estimate_for(ws, spec)
+        return estimate_for(ws, spec)
     except TunesmithError as error:
-        return Need(needed_gib=None, free_gib=free, of=f"{where}; no estimate: {error.message}")
+        return error
+
+
+def _memory(estimate: MemoryEstimate | TunesmithError, device: str, warnings: list[str]) -> Need:
+    free, where = (_free_gpu_gib(), "free on the GPU") if device == "cuda" else (free_ram_gib(), "RAM available")
+    if isinstance(estimate, TunesmithError):
+        return Need(needed_gib=None, free_gib=free, of=f"{where}; no estimate: {estimate.message}")
     peak = estimate.device_peak.process_gib
     if free is not None and peak.low > free:
         warnings.append(f"It needs {peak.low} to {peak.high} GiB, more than the {free} GiB {where}.")
