@@ -6,7 +6,7 @@ from contextlib import suppress
 from typing import Literal
 
 from skill.errors import NotFound, SpecError
-from skill.memory.certainty import Bounds, certainty
+from skill.memory.certainty import TRACED_OFF, Bounds, certainty, spread
 from skill.memory.duration import training_time
 from skill.memory.gpus import GIB, Gpu, find_gpu, known_gpus, live_gpus
 from skill.memory.host import host_peak
@@ -130,7 +130,7 @@ def _on_gpu(
         from skill.memory.trace import traced_peak
 
         result = traced_peak(job, result)
-    sure = certainty(job, result.allocated, result.cached, result.context)
+    sure = certainty(job, result.allocated, result.cached, result.context, context_measured=result.context_measured)
     at_hand = [] if gpu else fits_at_hand(job, result, live_gpus(max_age_s=LIVE_AGE_S))
     rows = at_hand + fits(job, result, [gpu] if gpu else known_gpus())
     return MemoryEstimate(
@@ -193,6 +193,8 @@ def _assumptions(job: Job, result: Peak | None) -> list[str]:
         out.append("rows of different lengths: the allocator keeps blocks of several sizes")
     if not job.shape.family.exact or job.shape.moe:
         out.append(f"model type {job.shape.model_type!r} stands on a generic decoder; pass trace for its own code")
+    elif spread(job) >= TRACED_OFF["phi"]:
+        out.append(f"model type {job.shape.model_type!r} was not confirmed by a trace of its code: a wide interval")
     if job.num_gpus > 1:
         out.append(f"figures are for each of {job.num_gpus} GPUs, {job.sharding}")
     if result is not None and result.method_used == "traced":

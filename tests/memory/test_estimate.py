@@ -8,7 +8,10 @@ import pytest
 
 from skill.errors import ModelNotFound, NotFound, SpecError
 from skill.memory import estimate_for, estimate_vram
+from skill.memory.certainty import certainty
 from skill.memory.gpus import LiveGpu, find_gpu, known_gpus, live_gpus
+from skill.memory.job import Job
+from skill.memory.peak import peak
 from skill.memory.shapes import catalogue, from_catalogue, from_config
 from skill.spec import parse
 from skill.workspace import Workspace
@@ -68,6 +71,19 @@ def test_the_gpu_at_hand_has_its_row_with_what_is_free_now(ws, monkeypatch):
     live[1] = LiveGpu("NVIDIA L4", 22.5, 4.0)  # somebody else trains there
     assert estimate_vram(ws, model=MODEL, method="qlora").fits[0].verdict == "does_not_fit"
     assert not any(row.at_hand for row in estimate_vram(ws, model=MODEL, gpu="L4").fits)
+
+
+def test_what_was_not_checked_says_so_by_its_interval(ws):
+    def width(figure):
+        return (figure.high - figure.low) / figure.value
+
+    names = (MODEL, "microsoft/phi-2", "openai-community/gpt2", "tiiuae/falcon-7b")
+    llama, *others = (width(estimate_vram(ws, model=name).device_peak.allocated_gib) for name in names)
+    assert llama < 0.05 and others == pytest.approx([0.5, 0.5, 0.5], abs=0.03)
+    turing, ampere = (certainty(Job(from_catalogue(MODEL)), 8.0, 0.0, 1.0, context_measured=m) for m in (True, False))
+    assert ampere.process.low < turing.process.low < turing.process.high < ampere.process.high
+    measured = [peak(Job(from_catalogue(MODEL)), compute_capability=c).context_measured for c in ("7.5", "8.6", "9.0")]
+    assert measured == [True, True, False]
 
 
 def test_the_driver_is_asked_again_only_when_its_answer_is_old(monkeypatch):
