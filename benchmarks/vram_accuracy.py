@@ -95,7 +95,7 @@ def main() -> None:
             "reserved": result.reserved,
             "process": result.process,
         }
-        sure = certainty(job, result.allocated, result.cached, result.context)
+        sure = certainty(job, result.allocated, result.cached, result.context, context_measured=result.context_measured)
         inside.append(covered(row, sure))
         usable = usable_bytes(row)
         if usable:

@@ -43,6 +43,7 @@ def test_every_verb_has_help_with_an_example(capsys):
         "cancel",
         "resume",
         "list",
+        "calibration",
         "merge",
         "eval",
         "env",

@@ -115,8 +115,10 @@ def estimate_vram(
     gpu: Annotated[str | None, Field(description="As L4")] = None,
     num_gpus: int = 1,
     sharding: Literal["none", "ddp", "zero1", "zero2", "zero3", "fsdp"] = "none",
+    tokens: int | None = None,
 ) -> MemoryEstimate:
-    """Peak GPU memory of a training step (GiB, interval, components); which GPUs it fits; what frees how much.
+    """Peak GPU memory of a training step (GiB, interval, components); which GPUs it fits; what frees how much; with
+    tokens (rows x epochs) the hours.
 
     Use before render_training_script and for what-if questions; needs no GPU and no weights. Not for inference memory.
     Next: render_training_script, or again with a lever.
@@ -136,6 +138,7 @@ def estimate_vram(
         gpu=gpu,
         num_gpus=num_gpus,
         sharding=sharding,
+        tokens=tokens,
     )
 
 

@@ -6,6 +6,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from skill.memory import Span
+
 Approach = Literal[
     "prompting",
     "rag",
@@ -54,6 +56,8 @@ class Hardware(Part):
     high_gib: float
     smallest_gpu: str | None = Field(description="Smallest single GPU that it fits; None: several are needed")
     fits_yours: bool | None = None
+    hours: Span | None = Field(None, description="On smallest_gpu, for hours_for")
+    hours_for: str | None = None
 
 
 class Samples(Part):

@@ -59,7 +59,8 @@ def look(path: Path) -> dict[str, Any]:
             return {"examples": rows, "preferences": "unpaired"}
     if columns and columns <= _TEXT | {"id", "url", "source", "title", "date", "meta", "metadata"} and columns & _TEXT:
         return {"raw_mtokens": path.stat().st_size / 4e6, "raw_text": True}
-    return {"examples": rows, "labelled": True}
+    mtokens = {} if kind == "parquet" else {"mtokens": path.stat().st_size / 4e6}  # about 4 bytes of text a token
+    return {"examples": rows, "labelled": True} | mtokens
 
 
 def _jsonl(path: Path) -> tuple[int, list[dict[str, Any]]]:

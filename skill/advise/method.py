@@ -10,6 +10,7 @@ from typing import Any
 from skill.advise.advice import Choice, Hardware, Samples
 from skill.advise.tables import holds, source, step, table
 from skill.errors import TunesmithError
+from skill.memory import Span
 from skill.workspace import Workspace
 
 Facts = dict[str, Any]
@@ -112,6 +113,29 @@ def figure(ws: Workspace, base: Base, method: str, gpu_gib: float | None) -> Har
         smallest_gpu=fitting[0].name if fitting else None,
         fits_yours=fits,
     )
+
+
+@lru_cache(maxsize=256)
+def _hours_a_mtoken(ws: Workspace, model: str, method: str, gpu: str) -> Span:
+    """Hours for 1,000,000 tokens, as estimate_vram tells them for the settings of _process_peak."""
+    from skill.memory import estimate_vram
+
+    time = estimate_vram(ws, model=model, method=method, gpu=gpu, tokens=1_000_000).time  # type: ignore[arg-type]
+    assert time is not None
+    return time.hours
+
+
+def timed(ws: Workspace, base: Base, option: Hardware, facts: Facts, epochs: float) -> Hardware:
+    """The option with its hours: for the data at hand where it was looked at, else for a million tokens."""
+    if option.smallest_gpu is None:
+        return option
+    mtokens = facts.get("mtokens") or facts.get("raw_mtokens")
+    total = mtokens * epochs if mtokens else 1.0
+    say = f"{mtokens:.2g}M tokens (by file size) x {epochs:g} epochs" if mtokens else "each 1M tokens trained on"
+    hours = _hours_a_mtoken.__wrapped__ if base.named else _hours_a_mtoken
+    one = hours(ws, base.memory_model, option.method, option.smallest_gpu)
+    low, value, high = (float(f"{x * total * base.scale:.2g}") for x in (one.low, one.value, one.high))
+    return option.model_copy(update={"hours": Span(value=value, low=low, high=high), "hours_for": say})
 
 
 def _method(facts: Facts, plan: Plan) -> tuple[str, str]:

@@ -8,7 +8,7 @@ from typing import Any, get_args
 from skill.advise.advice import Advice, Call, CheaperFirst, Question, TuningPlan
 from skill.advise.evidence import Reading
 from skill.advise.look import look
-from skill.advise.method import Plan, choose, hyperparameters, samples
+from skill.advise.method import Plan, choose, hyperparameters, samples, timed
 from skill.advise.query import ApproachQuery
 from skill.advise.tables import holds, table
 from skill.advise.verdict import Decision, decide, gather, reversals, turning_answers
@@ -56,7 +56,7 @@ def recommend_approach(ws: Workspace, query: ApproachQuery) -> Advice:
             origin[name] = "the dataset"
     decision = decide(facts)
     plan = choose(ws, facts, decision.verdict) if decision.verdict in TRAINED else None
-    tuning = _tuning(facts, plan, decision.verdict, query) if plan else None
+    tuning = _tuning(ws, facts, plan, decision.verdict, query) if plan else None
     turning = turning_answers(facts, decision)
     questions: dict[str, dict[str, str]] = {}
     for _, ask, answer, other in turning:
@@ -135,7 +135,7 @@ def _understood(query: ApproachQuery, facts: Facts, reading: Reading, origin: di
     return out
 
 
-def _tuning(facts: Facts, plan: Plan, verdict: str, query: ApproachQuery) -> TuningPlan:
+def _tuning(ws: Workspace, facts: Facts, plan: Plan, verdict: str, query: ApproachQuery) -> TuningPlan:
     assert plan.base is not None
     tables = table("methods")
     shown = {**facts, "verdict": verdict, "objective": plan.objective, "method": plan.method}
@@ -149,6 +149,8 @@ def _tuning(facts: Facts, plan: Plan, verdict: str, query: ApproachQuery) -> Tun
     own = plan.memory.get(plan.method)
     options = [own] if own else []
     options += [h for name, h in plan.memory.items() if name != plan.method][: 2 if own else 1]
+    if plan.objective in ("sft", "cpt"):  # others make several passes a row, or generate
+        options = [timed(ws, plan.base, option, facts, values["num_train_epochs"].value) for option in options]
     return TuningPlan(
         objective=plan.objective,  # type: ignore[arg-type]
         objective_why=plan.objective_why,

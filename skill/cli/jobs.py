@@ -38,6 +38,7 @@ def add_parsers(verbs: Any, shared: argparse.ArgumentParser) -> None:
     parser = verb("list", list_runs, "runs of the workspace, newest first", "--state running", run_id=False)
     parser.add_argument("--limit", type=int, default=20, metavar="N", help="how many (default 20)")
     parser.add_argument("--state", choices=STATES, help="only these")
+    verb("calibration", calibration, "predicted against measured memory of completed runs", "--json", run_id=False)
     parser = verb("merge", merge, "merge the adapter into its base, and verify", "my-run")
     parser.add_argument("--base", choices=("auto", "dequantised", "original"), default="auto",
                         help="QLoRA: the base as trained on (dequantised, default) or the original one")  # fmt: skip
@@ -108,6 +109,13 @@ def list_runs(args: argparse.Namespace) -> int:
     from skill.runs import list_runs as engine
 
     emit(engine(_workspace(), limit=args.limit, state=args.state), as_json=args.json)
+    return 0
+
+
+def calibration(args: argparse.Namespace) -> int:
+    from skill.runs import calibration as engine
+
+    emit(engine(_workspace()), as_json=args.json)
     return 0
 
 

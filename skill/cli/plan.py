@@ -68,6 +68,8 @@ def add_parsers(verbs: Any, shared: argparse.ArgumentParser) -> None:
     parser.add_argument("--gpu", metavar="NAME", help="one GPU, as L4 or 'RTX 4090' (default: all known)")
     parser.add_argument("--num-gpus", type=int, default=1, metavar="N")
     parser.add_argument("--sharding", choices=SHARDING, default="none")
+    parser.add_argument("--tokens", type=int, metavar="N", help="trained on in all, epochs included: gives the hours")
+    parser.add_argument("--price", type=float, metavar="X", help="of one GPU and hour; with --tokens gives the cost")
 
     parser = verb("validate", validate, "check training data: what would be trained, and what is wrong with the rest",
                   "tickets.csv --model smollm2-135m-instruct")  # fmt: skip
@@ -140,6 +142,8 @@ def estimate(args: argparse.Namespace) -> int:
         gpu=args.gpu,
         num_gpus=args.num_gpus,
         sharding=args.sharding,
+        tokens=args.tokens,
+        price_per_gpu_hour=args.price,
     )
     emit(result, as_json=args.json)
     return 0

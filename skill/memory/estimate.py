@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Literal
 
-from skill.errors import SpecError
-from skill.memory.certainty import Bounds, certainty
+from skill.errors import NotFound, SpecError
+from skill.memory.certainty import TRACED_OFF, Bounds, certainty, spread
+from skill.memory.duration import training_time
 from skill.memory.gpus import GIB, Gpu, find_gpu, known_gpus, live_gpus
 from skill.memory.host import host_peak
 from skill.memory.job import OPTIMIZERS, Job, job_from_spec
-from skill.memory.models import DevicePeak, Gib, MemoryEstimate
-from skill.memory.options import fits, levers
+from skill.memory.models import DevicePeak, Gib, GpuFit, MemoryEstimate, TrainingTime
+from skill.memory.options import fits, fits_at_hand, levers
 from skill.memory.peak import Peak, peak
 from skill.memory.resolve import resolve_shape
 from skill.spec import RunSpec
 from skill.workspace import Workspace
 
+LIVE_AGE_S = 5.0  # nvidia-smi takes longer than an estimate; what-if questions come in bursts
 Method = Literal["full", "lora", "qlora", "prefix"]
 Sharding = Literal["none", "ddp", "zero1", "zero2", "zero3", "fsdp"]
 
@@ -35,9 +38,14 @@ def estimate_vram(
     gpu: str | None = None,
     num_gpus: int = 1,
     sharding: Sharding = "none",
+    tokens: int | None = None,
+    price_per_gpu_hour: float | None = None,
     trace: bool = False,
 ) -> MemoryEstimate:
     """Peak memory of one training step of the script that render_training_script would write, per GPU.
+
+    tokens: to be trained on in all (validate_dataset's total times epochs); gives the time on `gpu`, or on the smallest
+    GPU that fits, and with price_per_gpu_hour its cost.
 
     trace: run the installed libraries' own code on meta tensors in a subprocess (about ten seconds) instead of the
     analytic model.
@@ -57,6 +65,12 @@ def estimate_vram(
     problems = [f"{name} must be at least 1; got {value}." for name, value in counts.items() if value < 1]
     if optimizer not in OPTIMIZERS:
         problems.append(f"optimizer must be one of {', '.join(OPTIMIZERS)}; got {optimizer[:40]!r}.")
+    if tokens is not None and tokens < 1:
+        problems.append(f"tokens must be at least 1; got {tokens}.")
+    if price_per_gpu_hour is not None and price_per_gpu_hour < 0:
+        problems.append(f"price_per_gpu_hour must not be negative; got {price_per_gpu_hour}.")
+    if price_per_gpu_hour is not None and tokens is None:
+        problems.append("price_per_gpu_hour needs tokens: a cost is hours times a price.")
     if sharding not in ("none", "ddp") and num_gpus == 1:
         problems.append(f"sharding {sharding!r} needs num_gpus of at least 2; got 1.")
     if problems:
@@ -82,7 +96,7 @@ def estimate_vram(
         num_gpus=num_gpus,
         sharding=sharding,
     )
-    return _on_gpu(job, model, method, chosen, trace=trace)
+    return _on_gpu(job, model, method, chosen, trace=trace, tokens=tokens, price=price_per_gpu_hour)
 
 
 def estimate_for(ws: Workspace, spec: RunSpec, *, gpu: str | None = None) -> MemoryEstimate:
@@ -101,14 +115,24 @@ def _attention(gpu: Gpu | None, precision: str) -> Literal["flash", "efficient"]
     return "efficient" if precision == "fp32" or (gpu is not None and not gpu.flash) else "flash"
 
 
-def _on_gpu(job: Job, model: str, method: str, gpu: Gpu | None, *, trace: bool = False) -> MemoryEstimate:
+def _on_gpu(
+    job: Job,
+    model: str,
+    method: str,
+    gpu: Gpu | None,
+    *,
+    trace: bool = False,
+    tokens: int | None = None,
+    price: float | None = None,
+) -> MemoryEstimate:
     result = peak(job, compute_capability=gpu.compute_capability if gpu else None)
     if trace:
         from skill.memory.trace import traced_peak
 
         result = traced_peak(job, result)
-    sure = certainty(job, result.allocated, result.cached, result.context)
-    rows = fits(job, result, [gpu] if gpu else known_gpus())
+    sure = certainty(job, result.allocated, result.cached, result.context, context_measured=result.context_measured)
+    at_hand = [] if gpu else fits_at_hand(job, result, live_gpus(max_age_s=LIVE_AGE_S))
+    rows = at_hand + fits(job, result, [gpu] if gpu else known_gpus())
     return MemoryEstimate(
         model=model,
         method=method,
@@ -123,8 +147,21 @@ def _on_gpu(job: Job, model: str, method: str, gpu: Gpu | None, *, trace: bool =
         levers=levers(job),
         assumptions=_assumptions(job, result),
         method_used=result.method_used,
+        time=_time(job, rows, gpu, tokens, price),
         next_step=_next(rows, gpu),
     )
+
+
+def _time(
+    job: Job, rows: list[GpuFit], gpu: Gpu | None, tokens: int | None, price: float | None
+) -> TrainingTime | None:
+    """On the GPU asked for, else on the one at hand or the smallest one that fits; None without tokens or a GPU."""
+    if tokens is None:
+        return None
+    for name in [gpu.name] if gpu else [row.gpu for row in rows if row.verdict == "fits"]:
+        with suppress(NotFound):  # a GPU at hand that the table does not know
+            return training_time(job, find_gpu(name), tokens, price_per_gpu_hour=price)
+    return None
 
 
 def _on_cpu(job: Job, model: str, method: str) -> MemoryEstimate:
@@ -156,6 +193,8 @@ def _assumptions(job: Job, result: Peak | None) -> list[str]:
         out.append("rows of different lengths: the allocator keeps blocks of several sizes")
     if not job.shape.family.exact or job.shape.moe:
         out.append(f"model type {job.shape.model_type!r} stands on a generic decoder; pass trace for its own code")
+    elif spread(job) >= TRACED_OFF["phi"]:
+        out.append(f"model type {job.shape.model_type!r} was not confirmed by a trace of its code: a wide interval")
     if job.num_gpus > 1:
         out.append(f"figures are for each of {job.num_gpus} GPUs, {job.sharding}")
     if result is not None and result.method_used == "traced":
@@ -169,4 +208,6 @@ def _next(rows: list, gpu: Gpu | None) -> str:
         return "Call estimate_vram again with one of the levers, or a larger gpu."
     if smallest is None:
         return "Call estimate_vram again with one of the levers, or with num_gpus and sharding fsdp."
+    if smallest.at_hand:
+        return f"Call render_training_script with these settings; {smallest.gpu}, at hand, has room for it now."
     return f"Call render_training_script with these settings; the smallest GPU that fits is {smallest.gpu}."

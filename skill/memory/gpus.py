@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 import subprocess
+import time
 from dataclasses import dataclass
 
 from skill.errors import NotFound, did_you_mean
@@ -90,8 +91,19 @@ class LiveGpu:
     free_gib: float
 
 
-def live_gpus() -> list[LiveGpu]:
-    """GPUs of this machine with their free memory now, from nvidia-smi; empty where there is none."""
+_seen: tuple[float, list[LiveGpu]] | None = None  # when the driver was asked last, and what it said
+
+
+def live_gpus(*, max_age_s: float = 0.0) -> list[LiveGpu]:
+    """GPUs of this machine with their free memory now, or as seen max_age_s ago at most; empty where there is none."""
+    global _seen
+    if _seen is None or time.monotonic() - _seen[0] > max_age_s:
+        _seen = (time.monotonic(), _ask_driver())
+    return list(_seen[1])
+
+
+def _ask_driver() -> list[LiveGpu]:
+    """By nvidia-smi, which needs no torch."""
     tool = shutil.which("nvidia-smi")
     if tool is None:
         return []

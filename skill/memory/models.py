@@ -19,6 +19,26 @@ class Gib(Result):
     high: float
 
 
+class Span(Result):
+    """A figure with its interval; the unit is in the key that holds it."""
+
+    value: float
+    low: float
+    high: float
+
+
+class TrainingTime(Result):
+    """How long a training takes on one kind of GPU, and what it costs and leaves on the disk."""
+
+    gpu: str
+    num_gpus: int
+    tokens: int
+    hours: Span
+    cost: Span | None = None
+    disk_gib: float
+    basis: str
+
+
 class DevicePeak(Result):
     """Peak of one device over a training step: live tensors, the allocator's cache, and what nvidia-smi shows."""
 
@@ -28,7 +48,10 @@ class DevicePeak(Result):
 
 
 class GpuFit(Result):
+    """at_hand: a GPU of this machine; memory_gib is then what is free on it now, else what the card gives a process."""
+
     gpu: str
+    at_hand: bool | None = None
     memory_gib: float
     verdict: Literal["fits", "tight", "does_not_fit"]
     probability: float
@@ -54,4 +77,5 @@ class MemoryEstimate(Result):
     levers: list[Lever]
     assumptions: list[str]
     method_used: Literal["closed_form", "traced", "analytic"]
+    time: TrainingTime | None = None
     next_step: str

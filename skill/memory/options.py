@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import suppress
 
+from skill.errors import NotFound
 from skill.memory.certainty import chance_to_fit, verdict
-from skill.memory.gpus import GIB, Gpu
+from skill.memory.gpus import GIB, Gpu, LiveGpu, find_gpu
 from skill.memory.job import Job
 from skill.memory.models import GpuFit, Lever
 from skill.memory.peak import CONTEXT_GIB, DEFAULT_CONTEXT_GIB, Peak, peak
@@ -24,18 +26,31 @@ COSTS = {
 }
 
 
-def fit_one(job: Job, result: Peak, gpu: Gpu, usable_gib: float | None = None) -> GpuFit:
-    """Verdict and probability for one GPU; usable_gib overrides the table (memory free now)."""
-    usable = usable_gib if usable_gib is not None else gpu.usable_gib
-    context = CONTEXT_GIB.get(gpu.compute_capability, DEFAULT_CONTEXT_GIB) * GIB
-    chance = chance_to_fit(job, result.allocated, result.cached, context, usable * GIB)
-    chance = min(0.99, max(0.01, chance))
-    return GpuFit(gpu=gpu.name, memory_gib=round(usable, 2), verdict=verdict(chance), probability=round(chance, 2))
-
-
 def fits(job: Job, result: Peak, gpus: Iterable[Gpu]) -> list[GpuFit]:
-    """One row a GPU, smallest first."""
-    return [fit_one(job, result, gpu) for gpu in gpus]
+    """One row a GPU of the table, smallest first."""
+    return [_fit(job, result, gpu.name, gpu.usable_gib, gpu.compute_capability) for gpu in gpus]
+
+
+def fits_at_hand(job: Job, result: Peak, live: Iterable[LiveGpu]) -> list[GpuFit]:
+    """One row for each kind of GPU in this machine, by the memory that is free now on the emptiest of them."""
+    emptiest: dict[str, LiveGpu] = {}
+    for gpu in live:
+        if gpu.name not in emptiest or gpu.free_gib > emptiest[gpu.name].free_gib:
+            emptiest[gpu.name] = gpu
+    rows = []
+    for gpu in emptiest.values():
+        capability = None  # of a card that the table does not know
+        with suppress(NotFound):
+            capability = find_gpu(gpu.name).compute_capability
+        rows.append(_fit(job, result, gpu.name, gpu.free_gib, capability).model_copy(update={"at_hand": True}))
+    return rows
+
+
+def _fit(job: Job, result: Peak, name: str, usable_gib: float, capability: str | None) -> GpuFit:
+    context = CONTEXT_GIB.get(capability or "", DEFAULT_CONTEXT_GIB) * GIB
+    chance = chance_to_fit(job, result.allocated, result.cached, context, usable_gib * GIB)
+    chance = min(0.99, max(0.01, chance))
+    return GpuFit(gpu=name, memory_gib=round(usable_gib, 2), verdict=verdict(chance), probability=round(chance, 2))
 
 
 def levers(job: Job, limit: int = 6) -> list[Lever]:

@@ -14,10 +14,12 @@ from skill.memory.ledger.allocator import Allocator
 from skill.memory.ledger.step import Walk
 
 GIB = 1 << 30
-# What a process holds outside PyTorch's allocator: CUDA context, kernels, cuBLAS and cuDNN handles. nvidia-smi minus
-# reserved, by compute capability: 7.5 from fitcheck-llm's T4 runs (constant 0.148 GB over 79 runs), 8.6 from vramcalc's
-# A6000 runs (0.74 GB); the others are between, from NVIDIA driver releases of 2024-2026.
-CONTEXT_GIB = {"7.5": 0.14, "8.6": 0.69, "8.0": 0.5, "8.9": 0.5, "9.0": 0.6, "10.0": 0.7, "12.0": 0.6}
+# What a process holds outside PyTorch's allocator: CUDA context, kernels, cuBLAS and cuDNN handles. Two were measured,
+# as nvidia-smi minus reserved: compute capability 7.5 by fitcheck-llm's T4 runs (0.148 GB, the same in 79 runs), 8.6 by
+# vramcalc's A6000 runs (0.74 GB).
+MEASURED_CONTEXT_GIB = {"7.5": 0.14, "8.6": 0.69}
+# The others are guesses near the larger of the two; their interval is wider (certainty.py).
+CONTEXT_GIB = {**MEASURED_CONTEXT_GIB, "8.0": 0.5, "8.9": 0.5, "9.0": 0.6, "10.0": 0.7, "12.0": 0.6}
 DEFAULT_CONTEXT_GIB = 0.5
 REPLAY_LAYERS = 4
 # Lengths, as shares of the longest, of the steps before the longest one: a fixed, unsorted spread of padded batches.
@@ -33,6 +35,7 @@ class Peak:
     process: float
     cached: float
     context: float
+    context_measured: bool
     parts: dict[str, float]
     at: str
     method_used: Literal["closed_form", "traced", "analytic"]
@@ -46,7 +49,8 @@ def peak(job: Job, *, compute_capability: str | None = None, quick: bool = False
     reserved = step.allocated + cached
     context = CONTEXT_GIB.get(compute_capability or "", DEFAULT_CONTEXT_GIB) * GIB
     process = reserved + context + sharding_overhead(job, step.allocated)
-    return Peak(step.allocated, reserved, process, cached, context, step.parts, step.peak_at, method_used)
+    known = compute_capability in MEASURED_CONTEXT_GIB
+    return Peak(step.allocated, reserved, process, cached, context, known, step.parts, step.peak_at, method_used)
 
 
 def _step(job: Job) -> tuple[Step, Literal["closed_form", "analytic"]]:

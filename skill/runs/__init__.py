@@ -1,5 +1,6 @@
 """Durable runs: launch, watch, cancel, resume. What runs is a process of its own; what is known of it lies on disk."""
 
+from skill.runs.accuracy import Calibration, Comparison, calibration
 from skill.runs.control import LaunchStarted, cancel_run, launch, resume_run
 from skill.runs.diagnosis import Diagnosis
 from skill.runs.jobs import current, start_job
@@ -10,6 +11,8 @@ from skill.runs.status import JobView, RunList, RunRow, RunStatus, cursor, get_r
 from skill.runs.store import JobRecord
 
 __all__ = [
+    "Calibration",
+    "Comparison",
     "Diagnosis",
     "JobRecord",
     "JobView",
@@ -20,6 +23,7 @@ __all__ = [
     "RunRow",
     "RunStatus",
     "State",
+    "calibration",
     "cancel_run",
     "current",
     "cursor",

@@ -138,7 +138,7 @@ def _start_supervisor(run: RunDir, record: JobRecord, handles: list[int], slot: 
 
 def after_end(run: RunDir, record: JobRecord) -> None:
     """What follows the end of a job. A failure here never touches the job's own state."""
-    for step in (_remember_speed, _merge_if_asked, _report):
+    for step in (_remember_speed, _remember_memory, _merge_if_asked, _report):
         try:
             step(run, record)
         except Exception:  # the supervisor's last act: written to its log
@@ -148,6 +148,13 @@ def after_end(run: RunDir, record: JobRecord) -> None:
 def _remember_speed(run: RunDir, record: JobRecord) -> None:
     if record.kind == "train" and record.state == "completed":
         timing.remember(run, record)
+
+
+def _remember_memory(run: RunDir, record: JobRecord) -> None:
+    from skill.runs import accuracy  # only at the end, as the report
+
+    if record.kind == "train" and record.state == "completed":
+        accuracy.record(workspace_of(run), run)
 
 
 def _merge_if_asked(run: RunDir, record: JobRecord) -> None:

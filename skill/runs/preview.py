@@ -12,6 +12,11 @@ import psutil
 from pydantic import BaseModel, ConfigDict, Field
 
 from skill.errors import ConflictError, NotFound, TunesmithError
+from skill.memory import MemoryEstimate, estimate_for
+from skill.memory.duration import checkpoint_bytes, disk_bytes
+from skill.memory.job import job_from_spec
+from skill.memory.resolve import resolve_shape
+from skill.memory.shapes import Shape
 from skill.runs import local, slots, timing
 from skill.runs.states import ENDED
 from skill.runs.store import JobRecord, read_object
@@ -70,14 +75,15 @@ def preview(ws: Workspace, run: RunDir, record: JobRecord | None) -> LaunchPrevi
     shape = _shape(ws, spec)
     steps = total_steps(run, spec)
     warnings: list[str] = []
-    memory, disk = _memory(ws, spec, device, warnings), disk_need(run, spec, shape)
+    estimate = _estimate(ws, spec)
+    memory, disk = _memory(estimate, device, warnings), disk_need(run, spec, shape)
     if disk.needed_gib is not None and disk.free_gib is not None and disk.needed_gib + KEPT_FREE_GIB > disk.free_gib:
         warnings.append(f"The disk has {disk.free_gib} GiB free; the run needs about {disk.needed_gib} GiB.")
     if steps is not None and steps < 10:
         warnings.append(f"Only {steps} optimizer steps: too few to learn much. More rows, epochs, or a smaller batch.")
     if _edited(run):
         warnings.append("train.py was edited since it was rendered; it is run as it is.")
-    time = timing.expected(run, spec, steps or 0, device=device, params=shape.params if shape else None)
+    time = timing.expected(run, spec, steps or 0, device=device, shape=shape)
     busy = [] if record and record.state not in ENDED else slots.busy_with(spec)
     argv = local.train_argv()
     result = LaunchPreview(
@@ -98,8 +104,16 @@ def preview(ws: Workspace, run: RunDir, record: JobRecord | None) -> LaunchPrevi
         next_step=_next_step(run, busy, warnings),
     )
     with suppress(OSError):
-        write_json(preview_file(run), result.model_dump(mode="json"))
+        said = {} if isinstance(estimate, TunesmithError) else {"predicted": prediction(estimate)}
+        write_json(preview_file(run), result.model_dump(mode="json") | said)
     return result
+
+
+def prediction(estimate: MemoryEstimate) -> dict[str, Any]:
+    """The figures of an estimate that the run's own measurement is held against later (accuracy.py)."""
+    peak = estimate.device_peak
+    figures = {"allocated_gib": peak.allocated_gib, "process_gib": peak.process_gib}
+    return {"device": estimate.device, **{key: figure.model_dump() for key, figure in figures.items()}}
 
 
 def preview_file(run: RunDir) -> Path:
@@ -153,23 +167,24 @@ def total_steps(run: RunDir, spec: RunSpec) -> int | None:
     return math.ceil(training.num_train_epochs * math.ceil(batches / training.gradient_accumulation_steps))
 
 
-def _shape(ws: Workspace, spec: RunSpec) -> Any | None:
-    from skill.memory.resolve import resolve_shape
-
+def _shape(ws: Workspace, spec: RunSpec) -> Shape | None:
     try:
         return resolve_shape(ws, spec.model.id, spec.model.revision)
     except TunesmithError:
         return None
 
 
-def _memory(ws: Workspace, spec: RunSpec, device: str, warnings: list[str]) -> Need:
-    from skill.memory import estimate_for
-
-    free, where = (_free_gpu_gib(), "free on the GPU") if device == "cuda" else (free_ram_gib(), "RAM available")
+def _estimate(ws: Workspace, spec: RunSpec) -> MemoryEstimate | TunesmithError:
     try:
-        estimate = estimate_for(ws, spec)
+        return estimate_for(ws, spec)
     except TunesmithError as error:
-        return Need(needed_gib=None, free_gib=free, of=f"{where}; no estimate: {error.message}")
+        return error
+
+
+def _memory(estimate: MemoryEstimate | TunesmithError, device: str, warnings: list[str]) -> Need:
+    free, where = (_free_gpu_gib(), "free on the GPU") if device == "cuda" else (free_ram_gib(), "RAM available")
+    if isinstance(estimate, TunesmithError):
+        return Need(needed_gib=None, free_gib=free, of=f"{where}; no estimate: {estimate.message}")
     peak = estimate.device_peak.process_gib
     if free is not None and peak.low > free:
         warnings.append(f"It needs {peak.low} to {peak.high} GiB, more than the {free} GiB {where}.")
@@ -199,36 +214,16 @@ def free_ram_gib() -> float:
     return round(free / GIB, 1)
 
 
-def trained_params(spec: RunSpec, shape: Any) -> int:
-    """Parameters that train, and so are in a checkpoint; `shape` is a skill.memory.shapes.Shape."""
-    method = spec.method
-    if method.type == "full":
-        return shape.params
-    if method.type == "prefix":
-        return 2 * shape.layers * method.num_virtual_tokens * shape.kv_width
-    names = None if method.target_modules == "all-linear" else set(_names(method.target_modules))
-    linears = [linear for linear in (*shape.attention, *shape.mlp) if names is None or linear.name in names]
-    return shape.layers * sum(method.r * (linear.n_in + linear.n_out) for linear in linears)
-
-
-def _names(target_modules: str | tuple[str, ...]) -> tuple[str, ...]:
-    return (target_modules,) if isinstance(target_modules, str) else target_modules
-
-
-def disk_need(run: RunDir, spec: RunSpec, shape: Any | None) -> Need:
+def disk_need(run: RunDir, spec: RunSpec, shape: Shape | None) -> Need:
     """Bytes of checkpoints, of what is kept at the end and of the merge, on the disk of the run folder.
 
-    A checkpoint holds the trained weights and two optimizer states of the same size (measured: 3 times the weights);
-    one more than save_total_limit exists while the next is written, and the best one is kept beside it.
+    One more checkpoint than save_total_limit exists while the next is written, and the best one is kept beside it.
     """
     free = round(shutil.disk_usage(run.path).free / GIB, 1)
     if shape is None:
         return Need(needed_gib=None, free_gib=free, of="free on the disk of the run folder; the model is not known")
-    trained = trained_params(spec, shape)
-    width = 2 if spec.method.type == "qlora" else 4  # bytes: TRL keeps QLoRA adapters in bfloat16
+    job = job_from_spec(spec, shape)
     checkpoints = spec.training.save_total_limit + 1 + (1 if spec.training.load_best_model_at_end else 0)
-    total = trained * width * 3 * checkpoints + trained * width
-    if spec.launch.merge_after:
-        total += shape.params * 2  # bfloat16
-    kept = f"{checkpoints} checkpoints of {trained * width * 3 / GIB:.2f} GiB and the result"
+    total = disk_bytes(job, checkpoints=checkpoints, merged=spec.launch.merge_after)
+    kept = f"{checkpoints} checkpoints of {checkpoint_bytes(job) / GIB:.2f} GiB and the result"
     return Need(needed_gib=round(total / GIB, 2), free_gib=free, of=kept)

@@ -9,6 +9,7 @@ from typing import Any
 
 from skill.errors import TunesmithError
 from skill.runs import metrics, verdict
+from skill.runs.accuracy import recorded
 from skill.runs.curves import chart
 from skill.runs.page import flat, table, text
 from skill.runs.preview import preview_file
@@ -143,9 +144,22 @@ def _memory(run: RunDir, status: Mapping[str, Any]) -> str:
     planned = read_object(preview_file(run)) or {}
     memory, duration = planned.get("memory") or {}, planned.get("time") or {}
     result = read_object(run.path / "result.json") or {}
+    compared = recorded(run)
+    said = (
+        {
+            f"peak predicted, GiB ({compared.counter})": f"{compared.predicted_gib} "
+            f"({compared.low_gib} to {compared.high_gib} in 9 of 10 runs)",
+            f"peak measured, GiB ({compared.counter})": compared.measured_gib,
+            "error of the prediction": f"{compared.error_pct:+g} %"
+            + ("" if compared.inside else ", outside its interval"),
+        }
+        if compared
+        else {}
+    )
     return table(
         "Estimate and measurement",
         {
+            **said,
             "memory estimated, GiB": memory.get("needed_gib"),
             "how": memory.get("of"),
             "peak GPU memory measured, GiB": result.get("peak_gpu_gib") or status.get("gpu_peak_gib"),

@@ -1,9 +1,5 @@
-"""How long a training will take: from earlier runs of this machine, else from FLOPs and a measured or known speed.
-
-FLOPs a token: 2 N forward and 2 N backward for the activations; 2 N more for the gradients of the weights when all
-train (Kaplan et al. 2020, arXiv 2001.08361, section 2.1); 2 N more when activations are computed again. N: parameters
-without the embedding lookup. Nothing is added for attention scores: below 2 % at 1k tokens for 1B and larger models.
-"""
+"""How long a training will take: from earlier runs of this machine, else from FLOPs (skill.memory.duration) and the
+speed that GPUs of its kind were seen to reach, or that this CPU reaches now."""
 
 from __future__ import annotations
 
@@ -15,15 +11,17 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+from skill.errors import NotFound
+from skill.memory.duration import active_params, flops_per_token, kind_of, score_width, training_time
+from skill.memory.gpus import find_gpu, live_gpus
+from skill.memory.job import Job, job_from_spec
+from skill.memory.shapes import Shape
 from skill.runs.metrics import latest, number, recent, start_line
 from skill.runs.store import JobRecord, append_line, read_lines
 from skill.spec import RunSpec
 from skill.workspace import RunDir, cache_dir
 
-# Share of the peak that a training step reaches. GPU: 0.25 to 0.5, the span of published model FLOPs utilisations of
-# single-GPU fine-tuning. CPU: of this machine's own fp32 matrix product.
-GPU_SHARE = (0.2, 0.5)
-CPU_SHARE = (0.25, 1.0)
+CPU_SHARE = (0.25, 1.0)  # of this machine's own fp32 matrix product just now, that a training step reaches
 SHORTEST_S = 10  # training shorter than this says more about saving the model than about speed
 BYTES_PER_TOKEN = 4.0  # of English text under a vocabulary of 32k to 150k; only where tokens were not counted
 
@@ -75,17 +73,18 @@ def _bytes_per_row(run: RunDir) -> float | None:
         return None
 
 
-def expected(run: RunDir, spec: RunSpec, steps: int, *, device: str, params: int | None) -> TimeEstimate | None:
+def expected(run: RunDir, spec: RunSpec, steps: int, *, device: str, shape: Shape | None) -> TimeEstimate | None:
     """The time `steps` optimizer steps will take; None when there is nothing to tell it from.
 
     Args:
         device: "cpu" or "cuda".
-        params: parameters of the model, for the estimate from FLOPs.
+        shape: of the model, for the estimate from FLOPs; None when it is not known.
     """
     per_row = _bytes_per_row(run)
     if per_row is None or steps <= 0:
         return None
-    rows = steps * spec.training.per_device_train_batch_size * spec.training.gradient_accumulation_steps
+    micro_steps = steps * spec.training.gradient_accumulation_steps
+    rows = micro_steps * spec.training.per_device_train_batch_size
     known = _key(spec, device)
     for earlier in reversed(list(read_lines(cache_dir() / "speeds.jsonl"))):
         size, speed = number(earlier, "bytes_per_row"), number(earlier, "seconds_per_row")
@@ -93,18 +92,35 @@ def expected(run: RunDir, spec: RunSpec, steps: int, *, device: str, params: int
             seconds = (number(earlier, "start_s") or 0.0) + rows * speed * per_row / size
             source = f"the speed of run {str(earlier.get('run'))[:63]!r} on this machine, scaled by the bytes of a row"
             return _rounded(seconds * 0.7, seconds, seconds * 1.5, source)
-    peak = _peak_flops(device)
-    if params is None or peak is None:
+    if shape is None:
         return None
-    flops = flops_per_token(spec, params) * rows * per_row / BYTES_PER_TOKEN
-    share = GPU_SHARE if device == "cuda" else CPU_SHARE
-    slow, fast = flops / (peak[0] * share[0]), flops / (peak[0] * share[1])
-    return _rounded(fast, (slow * fast) ** 0.5, slow, f"FLOPs over {share[0]:.0%} to {share[1]:.0%} of {peak[1]}")
+    tokens = max(1, round(rows * per_row / BYTES_PER_TOKEN))
+    job = job_from_spec(spec, shape, device="cuda" if device == "cuda" else "cpu")
+    return _on_cpu(job, tokens, rows) if device == "cpu" else _on_gpu(job, tokens, micro_steps)
 
 
-def flops_per_token(spec: RunSpec, params: int) -> float:
-    factor = 6 if spec.method.type == "full" else 4
-    return float(params) * (factor + (2 if spec.training.activation_checkpointing else 0))
+def _on_gpu(job: Job, tokens: int, micro_steps: int) -> TimeEstimate | None:
+    for live in live_gpus()[:1]:
+        with suppress(NotFound):
+            time = training_time(job, find_gpu(live.name), tokens, micro_steps=micro_steps)
+            low, middle, high = (hours * 3600 for hours in (time.hours.low, time.hours.value, time.hours.high))
+            return _rounded(low, middle, high, time.basis)
+    return None
+
+
+def _on_cpu(job: Job, tokens: int, rows: int) -> TimeEstimate:
+    length = min(job.length, max(1, round(tokens / rows)))
+    flops = tokens * flops_per_token(
+        active_params(job.shape),
+        method=kind_of(job),
+        checkpointing=job.checkpointing,
+        scores=score_width(job.shape, length),
+    )
+    speed = matmul_flops()
+    slow, fast = (flops / (speed * share) for share in CPU_SHARE)
+    where = f"{speed / 1e9:.0f} GFLOP/s, the matrix product of this CPU just now"
+    source = f"{flops:.2g} FLOPs over {CPU_SHARE[0]:.0%} to {CPU_SHARE[1]:.0%} of {where}"
+    return _rounded(fast, (slow * fast) ** 0.5, slow, source)
 
 
 def _rounded(low: float, middle: float, high: float, source: str) -> TimeEstimate:
@@ -112,21 +128,6 @@ def _rounded(low: float, middle: float, high: float, source: str) -> TimeEstimat
         return float(f"{max(1.0, seconds):.2g}")
 
     return TimeEstimate(expected_s=two_digits(middle), low_s=two_digits(low), high_s=two_digits(high), source=source)
-
-
-def _peak_flops(device: str) -> tuple[float, str] | None:
-    """FLOP/s of the device and where the figure is from."""
-    if device == "cpu":
-        speed = matmul_flops()
-        return speed, f"{speed / 1e9:.0f} GFLOP/s, the matrix product of this CPU just now"
-    from skill.errors import NotFound
-    from skill.memory.gpus import find_gpu, live_gpus
-
-    for live in live_gpus()[:1]:
-        with suppress(NotFound):
-            gpu = find_gpu(live.name)
-            return gpu.bf16_tflops * 1e12, f"{gpu.bf16_tflops:.0f} TFLOP/s, the bf16 peak of {gpu.name}"
-    return None
 
 
 def matmul_flops(size: int = 768) -> float:

@@ -131,6 +131,17 @@ def test_what_does_not_fit_is_said(ws):
     assert not plan.hardware[0].fits_yours
 
 
+def test_hardware_carries_hours_for_the_data_at_hand(ws):
+    path = write(ws, "d.jsonl", [{"prompt": "a" * 400, "completion": "b" * 400}] * 2000)
+    plan = ask(ws, dataset_path=path, gpu_gib=24, model_params_b=8).tuning
+    for option in plan.hardware:
+        assert option.hours.low < option.hours.value < option.hours.high and "0.42M tokens" in option.hours_for
+    unseen = ask(ws, examples=2000, gpu_gib=24, model_params_b=8).tuning.hardware[0]
+    epochs = plan.hyperparameters["num_train_epochs"].value
+    assert unseen.hours_for == "each 1M tokens trained on"
+    assert plan.hardware[0].hours.value == pytest.approx(unseen.hours.value * 0.415 * epochs, rel=0.1)
+
+
 def test_many_adapters_are_never_full(ws):
     task = "An own style for each of 300 customers on one base model, 60,000 examples each as JSON"
     assert ask(ws, task, gpu_gib=640, model_params_b=1).tuning.method == "lora"

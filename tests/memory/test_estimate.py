@@ -8,7 +8,10 @@ import pytest
 
 from skill.errors import ModelNotFound, NotFound, SpecError
 from skill.memory import estimate_for, estimate_vram
-from skill.memory.gpus import find_gpu, known_gpus
+from skill.memory.certainty import certainty
+from skill.memory.gpus import LiveGpu, find_gpu, known_gpus, live_gpus
+from skill.memory.job import Job
+from skill.memory.peak import peak
 from skill.memory.shapes import catalogue, from_catalogue, from_config
 from skill.spec import parse
 from skill.workspace import Workspace
@@ -47,11 +50,49 @@ def test_a_lever_frees_what_it_says(ws):
 
 
 def test_verdicts_follow_memory(ws):
-    rows = estimate_vram(ws, model=MODEL, method="lora", max_length=2048).fits
+    rows = [row for row in estimate_vram(ws, model=MODEL, method="lora", max_length=2048).fits if not row.at_hand]
     assert [row.memory_gib for row in rows] == sorted(row.memory_gib for row in rows)
     assert rows[0].verdict == "does_not_fit" and rows[-1].verdict == "fits"
     chances = [row.probability for row in rows]
     assert all(a <= b + 0.02 for a, b in itertools.pairwise(chances))
+
+
+def test_the_gpu_at_hand_has_its_row_with_what_is_free_now(ws, monkeypatch):
+    live = [LiveGpu("NVIDIA L4", 22.5, 3.0), LiveGpu("NVIDIA L4", 22.5, 21.9), LiveGpu("Unheard 9000", 99.0, 96.0)]
+    monkeypatch.setattr("skill.memory.estimate.live_gpus", lambda max_age_s: live)
+    estimate = estimate_vram(ws, model=MODEL, method="qlora", tokens=1_000_000)
+    ours = [row for row in estimate.fits if row.at_hand]
+    assert estimate.fits[: len(ours)] == ours and len(estimate.fits) == 2 + len(known_gpus())
+    assert [(row.gpu, row.memory_gib, row.verdict) for row in ours] == [
+        ("NVIDIA L4", 21.9, "fits"),
+        ("Unheard 9000", 96.0, "fits"),
+    ]
+    assert "NVIDIA L4" in estimate.next_step and estimate.time and estimate.time.gpu == "L4"
+    live[1] = LiveGpu("NVIDIA L4", 22.5, 4.0)  # somebody else trains there
+    assert estimate_vram(ws, model=MODEL, method="qlora").fits[0].verdict == "does_not_fit"
+    assert not any(row.at_hand for row in estimate_vram(ws, model=MODEL, gpu="L4").fits)
+
+
+def test_what_was_not_checked_says_so_by_its_interval(ws):
+    def width(figure):
+        return (figure.high - figure.low) / figure.value
+
+    names = (MODEL, "microsoft/phi-2", "openai-community/gpt2", "tiiuae/falcon-7b")
+    llama, *others = (width(estimate_vram(ws, model=name).device_peak.allocated_gib) for name in names)
+    assert llama < 0.05 and others == pytest.approx([0.5, 0.5, 0.5], abs=0.03)
+    turing, ampere = (certainty(Job(from_catalogue(MODEL)), 8.0, 0.0, 1.0, context_measured=m) for m in (True, False))
+    assert ampere.process.low < turing.process.low < turing.process.high < ampere.process.high
+    measured = [peak(Job(from_catalogue(MODEL)), compute_capability=c).context_measured for c in ("7.5", "8.6", "9.0")]
+    assert measured == [True, True, False]
+
+
+def test_the_driver_is_asked_again_only_when_its_answer_is_old(monkeypatch):
+    asked = []
+    monkeypatch.setattr("skill.memory.gpus._seen", None)
+    monkeypatch.setattr("skill.memory.gpus._ask_driver", lambda: asked.append(1) or [LiveGpu("L4", 22.0, 20.0)])
+    assert live_gpus(max_age_s=60) == live_gpus(max_age_s=60) and len(asked) == 1
+    live_gpus()
+    assert len(asked) == 2
 
 
 def test_sharding_spreads_the_weights(ws):

@@ -112,7 +112,8 @@ def main():
     (HERE / "adapter").mkdir(exist_ok=True)
     (HERE / "adapter" / "adapter_model.safetensors").write_text(weights)
     partial = HERE / ".result.json"
-    partial.write_text(json.dumps({"state": "completed", "steps": steps, "train_loss": 1.0, "wall_s": 1.0}))
+    result = {"state": "completed", "steps": steps, "train_loss": 1.0, "wall_s": 1.0}
+    partial.write_text(json.dumps(result | {key: plan[key] for key in ("peak_rss_gib",) if key in plan}))
     partial.rename(HERE / "result.json")
 
 

@@ -4,6 +4,8 @@ import json
 
 import pytest
 
+from skill.memory.gpus import LiveGpu
+from skill.memory.shapes import from_catalogue
 from skill.runs import timing
 from skill.runs.store import JobRecord
 
@@ -20,8 +22,8 @@ def record_run(run, *, stepping_s: float, steps: int = 8) -> None:
 def test_a_longer_run_pays_for_its_steps_and_once_for_the_start(make_run):
     run = make_run()
     record_run(run, stepping_s=80)
-    same = timing.expected(run, run.spec(), 8, device="cpu", params=None)
-    longer = timing.expected(run, run.spec(), 80, device="cpu", params=None)
+    same = timing.expected(run, run.spec(), 8, device="cpu", shape=None)
+    longer = timing.expected(run, run.spec(), 80, device="cpu", shape=None)
     assert same is not None and longer is not None
     assert same.expected_s == pytest.approx(30 + 80, rel=0.05)
     assert longer.expected_s == pytest.approx(30 + 800, rel=0.05)
@@ -31,12 +33,22 @@ def test_a_longer_run_pays_for_its_steps_and_once_for_the_start(make_run):
 def test_a_run_of_a_few_seconds_tells_nothing(make_run):
     run = make_run()
     record_run(run, stepping_s=2)
-    assert timing.expected(run, run.spec(), 8, device="cpu", params=None) is None
+    assert timing.expected(run, run.spec(), 8, device="cpu", shape=None) is None
 
 
 def test_without_earlier_runs_the_flops_decide(make_run):
     run = make_run()
-    small = timing.expected(run, run.spec(), 10, device="cpu", params=10**8)
-    large = timing.expected(run, run.spec(), 10, device="cpu", params=10**10)
+    names = ("Qwen/Qwen2.5-0.5B", "Qwen/Qwen2.5-32B")
+    small, large = (timing.expected(run, run.spec(), 10, device="cpu", shape=from_catalogue(name)) for name in names)
     assert small is not None and large is not None and "FLOPs" in small.source
     assert large.expected_s > 20 * small.expected_s
+
+
+def test_a_known_gpu_is_told_by_its_class(make_run, monkeypatch):
+    monkeypatch.setattr(timing, "live_gpus", lambda: [LiveGpu("NVIDIA A100-SXM4-80GB", 80.0, 79.0)])
+    run = make_run()
+    shape = from_catalogue("Qwen/Qwen2.5-7B")
+    time = timing.expected(run, run.spec(), 100_000, device="cuda", shape=shape)
+    assert time is not None and time.low_s < time.expected_s < time.high_s and "A100" in time.source
+    monkeypatch.setattr(timing, "live_gpus", lambda: [LiveGpu("NVIDIA Unheard 9000", 80.0, 79.0)])
+    assert timing.expected(run, run.spec(), 100_000, device="cuda", shape=shape) is None
