@@ -23,7 +23,6 @@ LAYERS = [
     {"scripts"},
     {"runs"},
     {"inference"},
-    {"inference"},
     {"adapters", "evaluation", "registry"},
     {"cli"},
 ]
